@@ -1,0 +1,136 @@
+"""Base action + scaled residual + limits: the tick that runs in simulation and on robots alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pld_core.control.chunk_cursor import ChunkCursor
+from pld_core.control.safety import SafetyLimits
+from pld_core.errors import ContractError, NonFiniteError
+from pld_core.interfaces import BasePolicy, ResidualActor
+from pld_core.types import BASE_TICK, RESIDUAL_TICK, ActionChunk, EpisodeSpec, Observation
+
+
+@dataclass(frozen=True)
+class Tick:
+    """All that was decided at one tick. state ``[S]``; the others ``[A]``, see types.Episode."""
+
+    state: np.ndarray
+    base_action: np.ndarray
+    residual: np.ndarray
+    action: np.ndarray
+    source: int
+
+
+@dataclass
+class _Lane:
+    cursor: ChunkCursor
+    spec: EpisodeSpec
+    tick: int = 0
+
+
+class ResidualController:
+    """Turns observations into executed actions for one robot or for many simulated lanes at once.
+
+    ``residual=False`` serves the learners without a base (RLPD and the like): the actor's output is
+    the action itself.
+    """
+
+    def __init__(
+        self, policy: BasePolicy, limits: SafetyLimits, lanes: int = 1, replan_every: int = 1, residual: bool = True
+    ) -> None:
+        self.policy = policy
+        self.limits = limits
+        self.residual = residual
+        self._dim = limits.action_spec.dim
+        idle = EpisodeSpec(task="", seed=0)
+        self._lanes = [_Lane(ChunkCursor(replan_every, self._dim), idle) for _ in range(lanes)]
+
+    def reset(self, lane: int, spec: EpisodeSpec) -> None:
+        self._lanes[lane].cursor.reset()
+        self._lanes[lane].spec = spec
+        self._lanes[lane].tick = 0
+
+    def tick(
+        self, lanes: Sequence[int], observations: Sequence[Observation], actor: ResidualActor | None = None
+    ) -> list[Tick]:
+        """Decide for the given lanes; observations in the same order. Raises on anything not finite."""
+        for observation in observations:
+            _check_observation(observation)
+        states, base = self._base(lanes, observations, self.policy.infer(observations))
+        active = [k for k, lane in enumerate(lanes) if self._residual_active(lane, actor)]
+        residual = np.zeros((len(lanes), self._dim), np.float32)
+        if active and actor is not None:
+            residual[active] = self._act(lanes, observations, states, base, actor)[active]
+        ticks = []
+        for k, lane in enumerate(lanes):
+            action = self._combine(base[k], residual[k], self._lanes[lane].spec.xi) if k in active else base[k]
+            safe = self.limits.apply(action, observations[k].proprio[:3])
+            source = RESIDUAL_TICK if k in active else BASE_TICK
+            ticks.append(Tick(states[k], base[k], residual[k], safe, source))
+            self._lanes[lane].tick += 1
+        return ticks
+
+    def _base(
+        self, lanes: Sequence[int], observations: Sequence[Observation], chunks: Sequence[ActionChunk]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        states, base = [], []
+        for lane, observation, chunk in zip(lanes, observations, chunks, strict=True):
+            _check_chunk(chunk, self._dim, self.policy.version)
+            cursor = self._lanes[lane].cursor
+            cursor.offer(chunk)
+            plan = cursor.plan(self.policy.action_horizon)
+            states.append(np.concatenate([observation.proprio, chunk.features, plan.reshape(-1)]))
+            base.append(cursor.next())
+        return np.stack(states).astype(np.float32), np.stack(base).astype(np.float32)
+
+    def _residual_active(self, lane: int, actor: ResidualActor | None) -> bool:
+        spec, tick = self._lanes[lane].spec, self._lanes[lane].tick
+        return actor is not None and spec.t_base is not None and tick >= spec.t_base
+
+    def _act(
+        self,
+        lanes: Sequence[int],
+        observations: Sequence[Observation],
+        states: np.ndarray,
+        base: np.ndarray,
+        actor: ResidualActor,
+    ) -> np.ndarray:
+        """Residuals of all lanes; those that explore draw noise from their own seed and tick."""
+        images = {name: np.stack([o.images[name] for o in observations]) for name in observations[0].images}
+        mode = actor.act(states, base, images, None)
+        exploring = np.array([self._lanes[lane].spec.explore for lane in lanes])
+        if not exploring.any():
+            return mode
+        seeds = np.array([_noise_seed(self._lanes[lane].spec.seed, self._lanes[lane].tick) for lane in lanes])
+        return np.where(exploring[:, None], actor.act(states, base, images, seeds), mode)
+
+    def _combine(self, base: np.ndarray, residual: np.ndarray, xi: float) -> np.ndarray:
+        return np.clip(base + np.float32(xi) * residual, -1.0, 1.0) if self.residual else residual
+
+
+def _noise_seed(seed: int, tick: int) -> np.uint32:
+    """A number that mixes episode and tick, so that noise never depends on neighbours or order."""
+    mixed = (seed * 2654435761 + tick * 2246822519 + 374761393) & 0xFFFFFFFF
+    mixed ^= mixed >> 15
+    return np.uint32((mixed * 3266489917) & 0xFFFFFFFF)
+
+
+def _check_observation(observation: Observation) -> None:
+    if not np.isfinite(observation.proprio).all():
+        raise NonFiniteError(
+            f"The proprioception holds NaN or infinity: {observation.proprio.tolist()}. Check the robot's state source."
+        )
+
+
+def _check_chunk(chunk: ActionChunk, dim: int, version: str) -> None:
+    if chunk.actions.ndim != 2 or chunk.actions.shape[1] != dim:
+        raise ContractError(
+            f"The base policy (version {version}) answered a chunk of shape {chunk.actions.shape}; "
+            f"the environment takes [H, {dim}]."
+        )
+    if not np.isfinite(chunk.actions).all():
+        raise NonFiniteError(f"The base policy (version {version}) answered NaN or infinity. Nothing was executed.")
