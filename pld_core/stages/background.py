@@ -1,0 +1,41 @@
+"""Runs episodes on a thread of its own, so that the learner computes meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from pld_core.interfaces import EpisodeRunner, ResidualActor
+from pld_core.types import Episode, EpisodeSpec
+
+Result = TypeVar("Result")
+
+
+class BackgroundRunner:
+    """Owns a runner and the one thread that ever touches it (GL contexts are bound to a thread).
+
+    Physics, rendering and compiled networks release the interpreter lock, so one core simulates
+    while the other learns.
+    """
+
+    def __init__(self, make_runner: Callable[[], EpisodeRunner]) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="episodes")
+        self.runner = self._thread.submit(make_runner).result()
+
+    def submit(self, specs: Sequence[EpisodeSpec], actor: ResidualActor | None = None) -> Future[list[Episode]]:
+        """Start the episodes; the future gives them in the order of ``specs``."""
+        return self._thread.submit(lambda: list(self.runner.run(specs, actor)))
+
+    def run(self, specs: Sequence[EpisodeSpec], actor: ResidualActor | None = None) -> list[Episode]:
+        return self.submit(specs, actor).result()
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Run something else on the environments' thread, such as rendering a video."""
+        return self._thread.submit(function).result()
+
+    def close(self) -> None:
+        close = getattr(self.runner, "close", None)
+        if close is not None:
+            self.call(close)
+        self._thread.shutdown()

@@ -1,0 +1,90 @@
+"""Oracle demonstrations, for the first SFT of a base policy and as the "human" data baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from pld_core.interfaces import SimulatedEnvironment
+from pld_core.stages.seeds import training_seeds
+from pld_core.types import EXPERT_TICK, Episode, EpisodeSpec, TimeStep
+
+
+@dataclass(frozen=True)
+class BurstNoise:
+    """Pushes the expert off its path for a few ticks at a time, so that it shows how to recover.
+
+    probability: chance per tick that a burst starts; ticks: mean length; scale: size in units of
+    normalised action. The clean command is what the demonstration stores.
+    """
+
+    probability: float = 0.06
+    ticks: float = 5.0
+    scale: float = 0.6
+
+
+def demonstrate(
+    environment: SimulatedEnvironment,
+    episodes: int,
+    run_seed: int,
+    noise: BurstNoise | None = None,
+    on_progress: Callable[[int, dict[str, float]], None] = lambda done, metrics: None,
+) -> list[Episode]:
+    """Successful oracle episodes with ``action`` = the oracle's own command at every tick."""
+    kept: list[Episode] = []
+    attempts = 0
+    for seed in islice(training_seeds("demonstrate", run_seed), 20 * episodes + 20):
+        attempts += 1
+        episode = _episode(environment, seed, noise)
+        if episode.success:
+            kept.append(episode)
+            on_progress(len(kept), {"oracle_success": len(kept) / attempts})
+        if len(kept) == episodes:
+            break
+    return kept
+
+
+def _episode(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | None) -> Episode:
+    rng = np.random.default_rng(seed)
+    step, oracle = environment.reset(seed), environment.oracle()
+    oracle.reset()
+    steps, clean, executed = [step], [], []
+    burst, remaining = np.zeros(environment.action_spec.dim, np.float32), 0
+    while not step.last:
+        command = np.asarray(oracle.act(), np.float32)
+        if noise is not None and remaining == 0 and rng.random() < noise.probability:
+            remaining = 1 + rng.poisson(noise.ticks - 1)
+            burst = rng.normal(0.0, noise.scale, len(command)).astype(np.float32)
+            burst[-1] = 0.0  # a gripper that opens by accident ends the demonstration
+        pushed = np.clip(command + burst, -1, 1) if remaining else command
+        remaining = max(0, remaining - 1)
+        step = environment.step(pushed)
+        steps.append(step)
+        clean.append(command)
+        executed.append(pushed)
+    return _assemble(EpisodeSpec(environment.task, seed, "oracle"), steps, np.stack(clean), np.stack(executed))
+
+
+def _assemble(spec: EpisodeSpec, steps: Sequence[TimeStep], clean: np.ndarray, executed: np.ndarray) -> Episode:
+    first, last, ticks = steps[0].observation, steps[-1], len(clean)
+    proprio = np.stack([s.observation.proprio for s in steps])
+    return Episode(
+        spec=spec,
+        instruction=first.instruction,
+        proprio=proprio,
+        state=proprio,
+        images={name: np.stack([s.observation.images[name] for s in steps]) for name in first.images},
+        base_action=np.concatenate([clean, clean[-1:]]),
+        residual=executed - clean,
+        action=clean,
+        reward=np.array([s.reward for s in steps[1:]], np.float32),
+        source=np.full(ticks, EXPERT_TICK, np.uint8),
+        intervention=np.zeros(ticks, bool),
+        terminated=last.terminated,
+        truncated=last.truncated,
+        success=last.success,
+        policy_version="oracle",
+    )

@@ -1,0 +1,66 @@
+"""Success rates with intervals, on seeds that no training stage ever sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pld_core.interfaces import ResidualActor
+from pld_core.stages.background import BackgroundRunner
+from pld_core.statistics import wilson
+from pld_core.types import Episode, EpisodeSpec
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Outcome of some episodes; ``ci95`` is Wilson's interval, lengths are in ticks."""
+
+    successes: int
+    episodes: int
+    rate: float
+    ci95: tuple[float, float]
+    mean_length: float
+    mean_success_length: float
+    outcomes: tuple[bool, ...]
+
+    def summary(self) -> dict[str, object]:
+        """Everything but the single outcomes, ready for JSON."""
+        fields = asdict(self)
+        fields.pop("outcomes")
+        return fields | {"ci95": [round(bound, 4) for bound in self.ci95]}
+
+
+def evaluate(
+    runner: BackgroundRunner,
+    task: str,
+    seeds: Sequence[int],
+    actor: ResidualActor | None = None,
+    xi: float = 0.0,
+    on_progress: Callable[[int, dict[str, float]], None] = lambda done, metrics: None,
+    round_size: int = 50,
+) -> Evaluation:
+    """Run one deterministic episode per seed: the base alone, or with the residual fully on."""
+    t_base = None if actor is None else 0
+    specs = [EpisodeSpec(task, seed, "evaluate", t_base=t_base, xi=xi, record_images=False) for seed in seeds]
+    episodes: list[Episode] = []
+    for start in range(0, len(specs), round_size):
+        episodes += runner.run(specs[start : start + round_size], actor)
+        on_progress(len(episodes), {"success_rate": float(np.mean([e.success for e in episodes]))})
+    return summarise(episodes)
+
+
+def summarise(episodes: Sequence[Episode]) -> Evaluation:
+    outcomes = tuple(bool(episode.success) for episode in episodes)
+    lengths = np.array([len(episode) for episode in episodes])
+    successes = sum(outcomes)
+    return Evaluation(
+        successes=successes,
+        episodes=len(outcomes),
+        rate=successes / len(outcomes),
+        ci95=wilson(successes, len(outcomes)),
+        mean_length=float(lengths.mean()),
+        mean_success_length=float(lengths[np.array(outcomes)].mean()) if successes else float("nan"),
+        outcomes=outcomes,
+    )
