@@ -1,0 +1,11 @@
+"""``pld distill``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pld_core.cli.common import run_stage
+
+
+def run(args: Sequence[str]) -> int:
+    return run_stage(args, "distill", "distill")

@@ -1,0 +1,276 @@
+"""Every setting of a run: nested frozen dataclasses, YAML presets over them, flags on top.
+
+``load_config("peg_insertion", {"learn.steps": 20_000})`` is what ``pld train --preset peg_insertion
+--learn.steps 20000`` does. Presets in ``robot_configs/train`` say only what differs from the defaults
+here, and may start from another preset with ``extends: <name>``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pld_core.errors import ConfigError, UnknownNameError
+from pld_core.strict import build, flatten, known_keys, unflatten
+
+Algorithm = Literal["pld", "rlpd", "wsrl", "calql", "residual_sac"]
+Encoder = Literal["auto", "features", "resnet10"]
+SftMode = Literal["full", "head", "lora"]
+SftData = Literal["pld", "oracle", "base"]
+Head = Literal["flow", "token"]
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """The frozen base VLA, and how it is made from a few demonstrations with ``from_scratch``."""
+
+    head: Head = "flow"  # flow matching, or autoregressive action tokens
+    checkpoint: str = ""  # path of a CompactVLA checkpoint; empty: the one shipped for this task and head
+    demonstrations: int = 100  # oracle demonstrations, few enough that the base succeeds 20-60 %
+    steps: int = 2000  # gradient steps of supervised fine-tuning
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class HarvestConfig:
+    """Roll the base out and keep its successes as the offline buffer."""
+
+    successes: int = 50  # stop after this many successful episodes
+    max_episodes: int = 1000  # give up here, with an error that says how many succeeded
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """Residual reinforcement learning (or one of the baselines) on top of the frozen base."""
+
+    algorithm: Algorithm = "pld"
+    encoder: Encoder = "auto"  # auto: features on a CPU, resnet10 on a GPU
+    steps: int = 60_000  # environment steps, harvest not counted
+    updates_per_step: float = 1.0  # critic updates per environment step
+    critic_updates_per_actor_update: int = 2
+    batch_size: int = 256
+    offline_fraction: float = 0.5  # share of each batch taken from the offline buffer
+    replay_capacity: int = 250_000  # transitions of the online buffer
+    gamma: float = 0.98  # discount per tick
+    tau: float = 0.005  # Polyak rate of the target critics
+    learning_rate: float = 3e-4
+    grad_clip: float = 1.0  # global norm
+    hidden: tuple[int, ...] = (256, 256, 256)
+    critics: int = 2
+    xi_max: float = 0.5  # largest scale of the residual, in units of normalised action
+    xi_ramp_steps: int = 4000  # environment steps over which xi grows from 0 to xi_max
+    warmup_episodes: int = 20  # base-only episodes before the residual acts
+    jump_start: float = 0.3  # share of episodes that begin with base-driven ticks
+    jump_start_max: float = 0.6  # longest base-driven start, as a share of the time limit
+    target_entropy: float = -3.5  # nats; the published value is minus the action size
+    initial_temperature: float = 1.0
+    min_temperature: float = 0.0  # floor, so that exploration does not die early
+    calql_steps: int = 0  # critic warm-start updates on the offline buffer
+    calql_alpha: float = 1.0  # weight of the conservative term
+    calql_actions: int = 10  # sampled actions per source in the conservative term
+    eval_every: int = 5000  # environment steps between evaluations; 0: none
+    eval_episodes: int = 50
+    target_success: float = 1.0  # stop early when an evaluation reaches this rate
+    checkpoint_seconds: float = 60.0  # longest work lost to kill -9
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Collect data for distillation: base-driven start, then the specialist takes over."""
+
+    episodes: int = 200  # successful episodes to keep
+    max_episodes: int = 600
+    alpha: float = 0.6  # T_base ~ U[0, alpha * time limit]
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Supervised fine-tuning of the base VLA on the curated episodes."""
+
+    data: SftData = "pld"  # probe data, oracle demonstrations, or the base's own successes
+    mode: SftMode = "full"
+    rank: int = 32  # of the LoRA matrices, with mode lora
+    steps: int = 3000
+    batch_size: int = 64
+    learning_rate: float = 5e-4
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Success rates of base, specialist and distilled VLA on seeds never used in training."""
+
+    episodes: int = 100
+    seed_offset: int = 1_000_000  # first evaluation seed; training seeds stay below
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the report shows."""
+
+    videos: bool = True  # base failure, specialist and distilled VLA on the same seed
+    video_size: int = 320  # pixels, height and width
+    video_fps: int = 20
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run of the loop harvest, learn, probe, distill, evaluate, report."""
+
+    preset: str = "peg_insertion"
+    task: str = "peg_insertion"  # a name from `pld doctor`, or module:factory
+    robot: str = "fr3_sim"
+    policy: str = "compact"  # base policy: compact (CompactVLA), an installed name, or module:factory
+    reward: str = "binary"
+    seed: int = 0
+    name: str = ""  # of the run folder; empty: <preset>-seed<seed>
+    runs_dir: str = "runs"
+    lanes: int = 10  # environments stepped together in one process
+    from_scratch: bool = False  # make the base VLA anew instead of using the shipped checkpoint
+    fresh: bool = False  # put an existing run of this name aside and start over
+    wandb: bool = False  # also log to Weights & Biases (needs the package wandb)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    harvest: HarvestConfig = field(default_factory=HarvestConfig)
+    learn: LearnConfig = field(default_factory=LearnConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    @property
+    def run_name(self) -> str:
+        return self.name or f"{self.preset}-seed{self.seed}"
+
+
+# Ranges by the last part of a key, so that the same name means the same in every section.
+POSITIVE = frozenset(
+    ("lanes", "demonstrations", "steps", "batch_size", "learning_rate", "successes", "max_episodes", "episodes")
+    + ("updates_per_step", "critic_updates_per_actor_update", "replay_capacity", "grad_clip", "critics", "rank")
+    + ("initial_temperature", "calql_actions", "eval_episodes", "checkpoint_seconds", "video_size", "video_fps")
+)
+NOT_NEGATIVE = frozenset(
+    ("seed", "seed_offset", "xi_ramp_steps", "warmup_episodes", "min_temperature", "eval_every")
+    + ("calql_steps", "calql_alpha")
+)
+FRACTIONS = frozenset(
+    ("offline_fraction", "gamma", "tau", "xi_max", "jump_start", "jump_start_max", "target_success", "alpha")
+)
+
+# Settings that may differ when a run is resumed: they do not change what is computed.
+FREE_ON_RESUME = ("preset", "name", "runs_dir", "fresh", "wandb", "learn.checkpoint_seconds", "report.*")
+
+
+def load_config(preset: str = "peg_insertion", overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The preset with ``overrides`` (dotted keys or nested mappings) on top, validated."""
+    config = build(TrainConfig, {"preset": preset, **read_preset(preset)}, source=f"preset {preset}")
+    if overrides:
+        check_keys(overrides)
+        config = build(config, unflatten(overrides), source="the overrides")
+    return validate(config)
+
+
+def read_preset(name: str, _seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings of a preset as a nested dictionary, with those that it ``extends`` underneath."""
+    if name in _seen:
+        raise ConfigError(f"Presets extend each other in a circle: {' -> '.join((*_seen, name))}.")
+    if name.endswith((".yaml", ".yml")):
+        values, parent_of = read_yaml(Path(name)), Path(name).stem
+    else:
+        path = config_root() / "train" / f"{name}.yaml"
+        if name not in preset_names():
+            raise UnknownNameError("preset", name, preset_names(), "A path to your own .yaml file works too.")
+        values, parent_of = read_yaml(path), name
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    merged = {**flatten(read_preset(str(parent), (*_seen, parent_of))), **flatten(values)}
+    return unflatten(merged)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as a dictionary; says which line is wrong when it is not YAML."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold settings as `key: value` lines, got {type(values).__name__}.")
+    return values
+
+
+def config_root() -> Path:
+    """The folder ``robot_configs``, in a checkout, an editable installation or a wheel."""
+    return Path(str(importlib.resources.files("robot_configs")))
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in (config_root() / "train").glob("*.yaml"))
+
+
+def validate(config: TrainConfig) -> TrainConfig:
+    """The same config, or a ConfigError that names the setting that is out of range."""
+    rules = (
+        (POSITIVE, lambda v: v > 0, "greater than 0"),
+        (NOT_NEGATIVE, lambda v: v >= 0, "0 or more"),
+        (FRACTIONS, lambda v: 0 <= v <= 1, "between 0 and 1"),
+    )
+    for key, value in flatten(dataclasses.asdict(config)).items():
+        for leaves, fits, rule in rules:
+            if key.rpartition(".")[2] in leaves and not fits(value):  # NaN fits nowhere
+                raise ConfigError(f"{key} must be {rule}, got {value!r}.")
+    if not config.learn.hidden or min(config.learn.hidden) < 1:
+        raise ConfigError(f"learn.hidden must list layer widths of 1 or more, got {config.learn.hidden!r}.")
+    if any(part in config.run_name for part in ("/", "\\", "\0")) or config.run_name in (".", "..", "latest"):
+        raise ConfigError(f"name must be a plain folder name other than 'latest', got {config.run_name!r}.")
+    return config
+
+
+def check_keys(overrides: Mapping[str, Any]) -> None:
+    """Refuse an unknown dotted key, suggesting the nearest one of the whole configuration."""
+    valid = known_keys(TrainConfig)
+    for key in overrides:
+        if key in valid:
+            continue
+        section = key.rpartition(".")[0]
+        siblings = [k for k in valid if k.rpartition(".")[0] == (section if section in valid else "")]
+        elsewhere = [k for k in valid if k.rpartition(".")[2] == key.rpartition(".")[2]]  # `gamma` is learn.gamma
+        near = elsewhere or difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
+        raise UnknownNameError("setting", key, {*siblings, *near})
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Plain nested dictionaries and lists, as YAML and JSON know them."""
+    values = flatten(dataclasses.asdict(config))
+    return unflatten({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()})
+
+
+def to_yaml(config: TrainConfig) -> str:
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def from_dict(values: Mapping[str, Any], source: str = "") -> TrainConfig:
+    """The inverse of `to_dict`."""
+    return validate(build(TrainConfig, values, source=source))
+
+
+def differing_keys(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """``{dotted key: (old, new)}`` of the settings that must agree for a run to be resumed."""
+    before, after = flatten(to_dict(old)), flatten(to_dict(new))
+    free = {key for key in FREE_ON_RESUME if not key.endswith(".*")}
+    sections = tuple(key[:-1] for key in FREE_ON_RESUME if key.endswith(".*"))
+    return {
+        key: (before[key], after[key])
+        for key in after
+        if before[key] != after[key] and key not in free and not key.startswith(sections)
+    }

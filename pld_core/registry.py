@@ -1,0 +1,83 @@
+"""Find tasks, robots, policies and rewards by name through Python entry points.
+
+A package of yours adds a name in its own ``pyproject.toml``, without touching this project::
+
+    [project.entry-points."pld.tasks"]
+    my_task = "my_package.envs:make_my_task"
+
+``module:attribute`` works in place of a name everywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import Any, Literal
+
+from pld_core.errors import ConfigError, UnknownNameError
+
+Kind = Literal["tasks", "robots", "policies", "rewards"]
+
+_SINGULAR = {"tasks": "task", "robots": "robot", "policies": "policy", "rewards": "reward"}
+_EXTRAS = {
+    "rclpy": "ros",
+    "rosbags": "ros",
+    "franky": "franka",
+    "i2rt": "yam",
+    "mink": "yam",
+    "can": "yam",
+    "pyrealsense2": "realsense",
+    "libero": "libero",
+    "robosuite": "libero",
+    "bddl": "libero",
+    "torch": "torch",
+    "transformers": "torch",
+    "peft": "torch",
+    "ray": "ray",
+}
+
+
+def names(kind: Kind) -> list[str]:
+    """All installed names of a kind, sorted."""
+    return sorted(_entry_points(kind))
+
+
+def load(kind: Kind, name: str) -> Any:
+    """The object behind ``name``; imports its package only now."""
+    if ":" in name:
+        return _import(kind, name, name)
+    found = _entry_points(kind)
+    if name not in found:
+        raise UnknownNameError(_SINGULAR[kind], name, found, "A string 'module:attribute' works too.")
+    return _import(kind, name, found[name].value)
+
+
+def import_hint(error: ImportError) -> str:
+    """What to install for a module that is missing, as the end of an error message."""
+    module = (error.name or "").partition(".")[0]
+    if module in _EXTRAS:
+        return (
+            f"Install it: pip install 'pld[{_EXTRAS[module]}]' (in a checkout: pip install -e '.[{_EXTRAS[module]}]')."
+        )
+    if module in ("pld_core", "pld_sim", "robot_configs"):
+        return "The installation is incomplete: run `make setup` in the checkout, or reinstall pld."
+    return f"Install the package that provides {module!r}." if module else "Run `pld doctor` for the whole picture."
+
+
+def _entry_points(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=f"pld.{kind}")}
+
+
+def _import(kind: Kind, name: str, target: str) -> Any:
+    module_name, _, attribute = target.partition(":")
+    label = f"{_SINGULAR[kind]} {name!r}"
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"Cannot load {label} ({target}): {error}. {import_hint(error)}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [n for n in dir(found) if not n.startswith("_")]
+            raise UnknownNameError(f"attribute of {module_name} for {label}:", part, public)
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,77 @@
+"""Writing that either happens completely or leaves what was there before."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pld_core.errors import StorageError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EACCES: "permission denied; choose another folder (--runs_dir) or change its permissions",
+    errno.EPERM: "permission denied; choose another folder (--runs_dir) or change its permissions",
+    errno.EROFS: "the file system is read-only; choose another folder (--runs_dir)",
+    errno.EIO: "the disk reports an input/output error",
+}
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, missing permission and the like into a StorageError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REASONS:
+            raise
+        raise StorageError(
+            f"Cannot write {path}: {_REASONS[error.errno]}. What was recorded before is intact."
+        ) from error
+
+
+def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], Any]) -> None:
+    """Replace ``path`` by ``content`` (or by what a callable writes); a crash leaves the old file.
+
+    The temporary file lies in the same folder and is synced before it takes the name, so that after
+    a power cut there is either the old or the new file, never half of one.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically write readable JSON; NaN and infinity become null, which every reader accepts."""
+    write_atomic(path, json.dumps(finite(value), indent=2) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """``value`` in JSON types: numpy scalars as Python numbers, arrays as lists, NaN as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, (str, int, bool, type(None))):
+        return value
+    return str(value)

@@ -1,0 +1,1 @@
+"""Settings as YAML: ``robots/`` (stations), ``tasks/`` and ``train/`` (presets)."""
