@@ -1,0 +1,129 @@
+"""Robot stations and tasks as YAML: which arm, which cameras, which limits, which instruction.
+
+``robot_configs/robots/<name>.yaml`` and ``robot_configs/tasks/<name>.yaml``; another package adds a
+robot with an entry point in the group ``pld.robots`` that names a function returning a RobotConfig.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pld_core import registry
+from pld_core.config import config_root, read_yaml
+from pld_core.errors import ConfigError, UnknownNameError
+from pld_core.strict import build
+from pld_core.types import ActionSpec
+
+Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """One camera of a station and the picture that policies get from it."""
+
+    driver: str  # simulated, realsense, or module:attribute
+    serial: str = ""  # of the device; empty: the only one connected
+    width: int = 640  # pixels, as captured
+    height: int = 480
+    fps: int = 30
+    policy_size: int = 64  # pixels, height and width of what policies see
+    max_age_ms: float = 150.0  # an older frame voids the episode
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """A station: one arm with its gripper and cameras."""
+
+    name: str
+    driver: str  # simulated, franka, yam, or module:attribute of a RobotDriver
+    proprio: tuple[str, ...]  # names of the proprioception entries, in order
+    cameras: dict[str, CameraConfig]
+    address: str = ""  # host name or CAN channel
+    rate_hz: float = 20.0  # control ticks per second
+    translation_m: float = 0.01  # metres per tick at |a| = 1
+    rotation_rad: float = 0.08  # radians per tick at |a| = 1
+    frame: str = "base"  # frame of actions, workspace and poses
+    workspace_m: Bounds | None = None  # lowest and highest xyz of the tool centre, in frame
+    gripper_open_m: float = 0.08  # distance of the fingers at gripper = +1
+    max_speed_m_s: float = 0.25  # of the tool centre; the driver's own limit
+    max_speed_rad_s: float = 1.6
+    home_joints_rad: tuple[float, ...] = ()
+    driver_options: dict[str, Any] = field(default_factory=dict)  # passed to the driver as they are
+    simulated_twin: str = ""  # the station to use where this arm is not connected
+
+    @property
+    def is_simulated(self) -> bool:
+        return self.driver == "simulated"
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        return ActionSpec(7, self.translation_m, self.rotation_rad, self.frame, self.rate_hz)
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What the robot is told to do, and for how long it may try."""
+
+    name: str
+    instruction: str
+    robot: str  # the station it is meant for
+    max_steps: int  # ticks until the episode is truncated
+    kind: Literal["simulated", "real", "both"] = "both"
+
+
+def robot_names() -> list[str]:
+    return sorted({*_stems("robots"), *registry.names("robots")})
+
+
+def task_names() -> list[str]:
+    return sorted({*_stems("tasks"), *registry.names("tasks")})
+
+
+def load_robot(name: str) -> RobotConfig:
+    """A station by name, or from a path that ends in .yaml. Connects nothing."""
+    if name.endswith((".yaml", ".yml")):
+        return _checked(_read(RobotConfig, Path(name)), name)
+    if name in _stems("robots"):
+        return _checked(_read(RobotConfig, config_root() / "robots" / f"{name}.yaml"), name)
+    if ":" not in name and name not in registry.names("robots"):
+        raise UnknownNameError("robot", name, robot_names(), "A path to your own .yaml file works too.")
+    made = registry.load("robots", name)()
+    if not isinstance(made, RobotConfig):
+        raise ConfigError(f"The robot {name!r} must be a function that returns a RobotConfig, it returned {made!r}.")
+    return _checked(made, name)
+
+
+def load_task(name: str) -> TaskConfig:
+    """A task's settings by name, or from a path that ends in .yaml."""
+    if name.endswith((".yaml", ".yml")):
+        return _read(TaskConfig, Path(name))
+    if name not in _stems("tasks"):
+        raise UnknownNameError("task", name, _stems("tasks"), "A path to your own .yaml file works too.")
+    return _read(TaskConfig, config_root() / "tasks" / f"{name}.yaml")
+
+
+def _stems(kind: str) -> list[str]:
+    return sorted(path.stem for path in (config_root() / kind).glob("*.yaml"))
+
+
+def _read(cls: type[Any], path: Path) -> Any:
+    return build(cls, {"name": path.stem, **read_yaml(path)}, source=str(path.name))
+
+
+def _checked(robot: RobotConfig, source: str) -> RobotConfig:
+    for key in ("rate_hz", "translation_m", "rotation_rad", "gripper_open_m", "max_speed_m_s", "max_speed_rad_s"):
+        if not getattr(robot, key) > 0:
+            raise ConfigError(f"{key} of robot {source} must be greater than 0, got {getattr(robot, key)!r}.")
+    if robot.translation_m * robot.rate_hz > robot.max_speed_m_s + 1e-9:
+        raise ConfigError(
+            f"robot {source}: translation_m * rate_hz = {robot.translation_m * robot.rate_hz:.3g} m/s exceeds "
+            f"max_speed_m_s = {robot.max_speed_m_s:.3g}; lower translation_m."
+        )
+    if robot.workspace_m is not None and any(low >= high for low, high in zip(*robot.workspace_m)):
+        raise ConfigError(f"workspace_m of robot {source} must be [lowest xyz, highest xyz], got {robot.workspace_m}.")
+    if not robot.is_simulated and robot.workspace_m is None:
+        raise ConfigError(f"robot {source} is real and has no workspace_m: a real arm is never driven without a box.")
+    return dataclasses.replace(robot, name=robot.name or Path(source).stem)
