@@ -146,7 +146,7 @@ class TrainConfig:
 
     @property
     def run_name(self) -> str:
-        return self.name or f"{self.preset}-seed{self.seed}"
+        return self.name or f"{Path(self.preset).stem}-seed{self.seed}"
 
 
 # Ranges by the last part of a key, so that the same name means the same in every section.
@@ -181,16 +181,15 @@ def read_preset(name: str, _seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if name in _seen:
         raise ConfigError(f"Presets extend each other in a circle: {' -> '.join((*_seen, name))}.")
     if name.endswith((".yaml", ".yml")):
-        values, parent_of = read_yaml(Path(name)), Path(name).stem
+        values = read_yaml(Path(name))
+    elif name in preset_names():
+        values = read_yaml(config_root() / "train" / f"{name}.yaml")
     else:
-        path = config_root() / "train" / f"{name}.yaml"
-        if name not in preset_names():
-            raise UnknownNameError("preset", name, preset_names(), "A path to your own .yaml file works too.")
-        values, parent_of = read_yaml(path), name
+        raise UnknownNameError("preset", name, preset_names(), "A path to your own .yaml file works too.")
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    merged = {**flatten(read_preset(str(parent), (*_seen, parent_of))), **flatten(values)}
+    merged = {**flatten(read_preset(str(parent), (*_seen, name))), **flatten(values)}
     return unflatten(merged)
 
 

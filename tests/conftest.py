@@ -1,0 +1,20 @@
+"""Settings that hold for every test."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+# Before anything imports MuJoCo or JAX. A test machine need not have a screen or a GPU.
+if sys.platform == "linux":
+    os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("NO_COLOR", "1")
+
+
+@pytest.fixture(autouse=True)
+def _own_working_folder(tmp_path, monkeypatch):
+    """Relative paths such as ``runs/`` end up in the test's own folder, never in the checkout."""
+    monkeypatch.chdir(tmp_path)
