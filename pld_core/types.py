@@ -153,3 +153,10 @@ class Episode:
 
     def without_images(self) -> Episode:
         return dataclasses.replace(self, images={})
+
+    def tail(self, start: int) -> Episode:
+        """The episode from tick ``start`` on, as if it had begun there (``start < T``)."""
+        columns = ("proprio", "state", "base_action", "residual", "action", "reward", "source", "intervention")
+        cut = {name: getattr(self, name)[start:] for name in columns}
+        images = {name: frames[start:] for name, frames in self.images.items()}
+        return dataclasses.replace(self, images=images, **cut)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pld_core.interfaces import EpisodeRunner, ResidualActor
+from pld_core.interfaces import BasePolicy, ResidualActor
 from pld_core.types import Episode, EpisodeSpec
 
 Result = TypeVar("Result")
@@ -19,9 +19,13 @@ class BackgroundRunner:
     while the other learns.
     """
 
-    def __init__(self, make_runner: Callable[[], EpisodeRunner]) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="episodes")
+    def __init__(self, make_runner: Callable[[], Any], thread: ThreadPoolExecutor | None = None) -> None:
+        self._thread = thread or ThreadPoolExecutor(max_workers=1, thread_name_prefix="episodes")
         self.runner = self._thread.submit(make_runner).result()
+
+    def with_policy(self, policy: BasePolicy) -> BackgroundRunner:
+        """The same environments on the same thread, driven by another base policy."""
+        return BackgroundRunner(lambda: self.runner.with_policy(policy), self._thread)
 
     def submit(self, specs: Sequence[EpisodeSpec], actor: ResidualActor | None = None) -> Future[list[Episode]]:
         """Start the episodes; the future gives them in the order of ``specs``."""

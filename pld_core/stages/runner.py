@@ -35,6 +35,7 @@ class LocalRunner:
         limits = SafetyLimits(first.action_spec, getattr(first, "workspace", None))
         self.environments = environments
         self.policy = policy
+        self._settings = (reward, replan_every, residual)
         self._rewards = [reward() for _ in environments]
         self._controller = ResidualController(policy, limits, len(environments), replan_every, residual)
 
@@ -87,6 +88,10 @@ class LocalRunner:
             reward, success = self._rewards[lane].score(step)
             recorder.act(step, reward, success)
             active[lane] = (index, recorder, step)
+
+    def with_policy(self, policy: BasePolicy) -> LocalRunner:
+        """A runner on the same environments; use one of the two at a time."""
+        return LocalRunner(self.environments, policy, *self._settings)
 
     def close(self) -> None:
         for environment in self.environments:

@@ -1,0 +1,179 @@
+"""What the stages of one run share: the run folder, the environments, the base policy, the learner."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pld_core import bring
+from pld_core.checkpoint import load_checkpoint
+from pld_core.config import TrainConfig
+from pld_core.console import Console
+from pld_core.data.episode_store import EpisodeStore
+from pld_core.errors import CheckpointError
+from pld_core.interfaces import BasePolicy, Environment
+from pld_core.rl.actor import LearnerActor
+from pld_core.rl.config import LearnerConfig
+from pld_core.rl.learner import Learner
+from pld_core.rl.presets import Algorithm, algorithm
+from pld_core.runlog import RunLog
+from pld_core.stages.background import BackgroundRunner
+from pld_core.stages.learn import ACTOR_LANES, actor_params
+from pld_core.stages.runner import LocalRunner
+from pld_core.vla.compact_vla import CompactVLA
+
+STAGES = ("base", "harvest", "learn", "probe", "distill", "eval", "report")
+
+
+class Workspace:
+    """Made by the pipeline, closed by it; everything in it is built when first needed."""
+
+    def __init__(self, config: TrainConfig, log: RunLog, console: Console, objects: dict[str, Any]) -> None:
+        self.config, self.log, self.console = config, log, console
+        self._objects = objects
+        self.stage_began = time.monotonic()
+
+    @property
+    def folder(self) -> Path:
+        return self.log.dir
+
+    # -- world -----------------------------------------------------------------------------------
+
+    @cached_property
+    def runner(self) -> BackgroundRunner:
+        """The environments with the frozen base."""
+        factory = bring.environment_factory(self._objects.get("task", self.config.task))
+        reward = bring.reward_factory(self._objects.get("reward", self.config.reward))
+        residual = self.algorithm.residual
+        return BackgroundRunner(
+            lambda: LocalRunner(factory(self.config.lanes), self.policy, reward, self.config.replan_every, residual)
+        )
+
+    @property
+    def environment(self) -> Environment:
+        """The first lane; touch it only through ``runner.call``."""
+        return self.runner.runner.environments[0]
+
+    @property
+    def task(self) -> str:
+        return self.environment.task
+
+    # -- policies --------------------------------------------------------------------------------
+
+    @cached_property
+    def policy(self) -> BasePolicy:
+        """The frozen base: what the user brought, this run's own, or the one that ships with PLD."""
+        given = self._objects.get("policy", self.config.policy)
+        if not (isinstance(given, str) and given == "compact"):
+            return bring.base_policy(given)
+        return CompactVLA.load(self.base_path)
+
+    @property
+    def base_path(self) -> Path:
+        """Checkpoint of CompactVLA: made by this run, named by the user, or shipped."""
+        own = self.folder / "checkpoints" / "base.vla"
+        if own.exists():
+            return own
+        return Path(self.config.base.checkpoint) if self.config.base.checkpoint else shipped_base(self.config.base.head)
+
+    @property
+    def distilled_path(self) -> Path:
+        return self.folder / "checkpoints" / "distilled.vla"
+
+    @property
+    def distilled(self) -> CompactVLA | None:
+        return CompactVLA.load(self.distilled_path) if self.distilled_path.exists() else None
+
+    # -- data ------------------------------------------------------------------------------------
+
+    @cached_property
+    def harvest(self) -> EpisodeStore:
+        return EpisodeStore(self.folder / "harvest")
+
+    @cached_property
+    def probe(self) -> EpisodeStore:
+        return EpisodeStore(self.folder / "probe")
+
+    # -- learner ---------------------------------------------------------------------------------
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        return algorithm(self.config.learn.algorithm)
+
+    @cached_property
+    def encoder(self) -> str:
+        """``auto`` is ``features`` where the base offers any or no GPU is there, else ``resnet10``."""
+        if self.config.learn.encoder != "auto":
+            return self.config.learn.encoder
+        import jax
+
+        has_cameras = bool(self.environment.observation_spec.cameras)
+        return "resnet10" if has_cameras and jax.default_backend() != "cpu" else "features"
+
+    @property
+    def learns_from_images(self) -> bool:
+        return self.encoder == "resnet10"
+
+    @cached_property
+    def state_dim(self) -> int:
+        plan = self.policy.action_horizon * self.environment.action_spec.dim
+        return self.environment.observation_spec.proprio_dim + self.policy.feature_dim + plan
+
+    @cached_property
+    def learner(self) -> Learner:
+        learn = self.config.learn
+        config = LearnerConfig(
+            residual=self.algorithm.residual,
+            encoder=self.encoder,  # type: ignore[arg-type]
+            batch_size=learn.batch_size,
+            gamma=learn.gamma,
+            hidden=learn.hidden,
+            critics=learn.critics,
+            critic_actor_ratio=learn.critic_updates_per_actor_update,
+            learning_rate=learn.learning_rate,
+            grad_clip=learn.grad_clip,
+            polyak=learn.tau,
+            init_temperature=learn.initial_temperature,
+            min_temperature=learn.min_temperature,
+            target_entropy=learn.target_entropy,
+            calql_alpha=learn.calql_alpha,
+            calql_actions=learn.calql_actions,
+        )
+        spec = self.environment
+        return Learner(config, self.state_dim, spec.action_spec.dim, self.image_specs)
+
+    @property
+    def image_specs(self) -> dict[str, tuple[int, int, int]]:
+        return dict(self.environment.observation_spec.cameras) if self.learns_from_images else {}
+
+    @property
+    def specialist_path(self) -> Path:
+        return self.folder / "checkpoints" / "specialist.ckpt"
+
+    def specialist(self) -> LearnerActor:
+        """The residual specialist that the learn stage left behind."""
+        arrays, metadata = load_checkpoint(self.specialist_path)
+        if metadata["policy_version"] != self.policy.version:
+            raise CheckpointError(
+                f"{self.specialist_path} belongs to base policy {metadata['policy_version']}, the present one is "
+                f"{self.policy.version}. Use the base it was trained on, or learn again under another --name."
+            )
+        return LearnerActor(self.learner, actor_params(arrays), ACTOR_LANES)
+
+    def minutes(self) -> float:
+        """Wall-clock minutes of all stages so far, the running one included, pauses left out."""
+        done = sum(self.log.stage_result(s)["seconds"] for s in STAGES if self.log.stage_done(s))
+        return (done + time.monotonic() - self.stage_began) / 60
+
+    def close(self) -> None:
+        if "runner" in self.__dict__:
+            self.runner.close()
+
+
+def shipped_base(head: str) -> Path:
+    """The base checkpoint that comes with the package, one for all tabletop tasks."""
+    from pld_core.config import config_root
+
+    return config_root() / "checkpoints" / f"base_{head}.vla"
