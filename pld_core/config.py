@@ -24,7 +24,7 @@ Algorithm = Literal["pld", "rlpd", "wsrl", "calql", "residual_sac"]
 Encoder = Literal["auto", "features", "resnet10"]
 SftMode = Literal["full", "head", "lora"]
 SftData = Literal["pld", "oracle", "base"]
-Head = Literal["flow", "token"]
+Head = Literal["flow", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,10 @@ class BaseConfig:
 
     head: Head = "flow"  # flow matching, or autoregressive action tokens
     checkpoint: str = ""  # path of a CompactVLA checkpoint; empty: the one shipped for this task and head
-    demonstrations: int = 100  # oracle demonstrations, few enough that the base succeeds 20-60 %
+    tasks: tuple[str, ...] = ("peg_insertion", "cube_pickup", "gpu_insertion")  # one model serves all
+    grounding_frames: int = 20_000  # labelled frames per task for the visual pre-training
+    grounding_steps: int = 8000
+    demonstrations: int = 100  # oracle demonstrations per task, few enough that the base succeeds 20-60 %
     steps: int = 2000  # gradient steps of supervised fine-tuning
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -60,6 +63,7 @@ class LearnConfig:
     offline_fraction: float = 0.5  # share of each batch taken from the offline buffer
     replay_capacity: int = 250_000  # transitions of the online buffer
     gamma: float = 0.98  # discount per tick
+    n_step: int = 1  # ticks whose rewards are summed before the critic's bootstrap
     tau: float = 0.005  # Polyak rate of the target critics
     learning_rate: float = 3e-4
     grad_clip: float = 1.0  # global norm
@@ -133,6 +137,7 @@ class TrainConfig:
     name: str = ""  # of the run folder; empty: <preset>-seed<seed>
     runs_dir: str = "runs"
     lanes: int = 10  # environments stepped together in one process
+    replan_every: int = 1  # ticks that a chunk of the base serves before a fresh one is taken
     from_scratch: bool = False  # make the base VLA anew instead of using the shipped checkpoint
     fresh: bool = False  # put an existing run of this name aside and start over
     wandb: bool = False  # also log to Weights & Biases (needs the package wandb)

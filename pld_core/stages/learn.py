@@ -23,6 +23,7 @@ from pld_core.data.symmetric import SymmetricReplay
 from pld_core.errors import NonFiniteError
 from pld_core.rl.actor import LearnerActor
 from pld_core.rl.learner import Learner
+from pld_core.rl.presets import Algorithm
 from pld_core.rl.state import ActorParams, LearnerState
 from pld_core.stages.background import BackgroundRunner
 from pld_core.stages.evaluate import Evaluation, summarise
@@ -55,6 +56,7 @@ class ResidualLearning:
     def __init__(
         self,
         config: LearnConfig,
+        algorithm: Algorithm,
         learner: Learner,
         runner: BackgroundRunner,
         task: str,
@@ -66,9 +68,9 @@ class ResidualLearning:
         log: Log,
         round_size: int = 20,
     ) -> None:
-        self.config, self.learner, self.runner = config, learner, runner
+        self.config, self.algorithm, self.learner, self.runner = config, algorithm, learner, runner
         self.task, self.horizon, self.seed = task, horizon, seed
-        self.replay = SymmetricReplay(offline, online, config.offline_fraction)
+        self.replay = SymmetricReplay(offline, online, config.offline_fraction if algorithm.offline_data else 0.0)
         self.offline, self.online = offline, online
         self.checkpoint, self.log, self.round_size = checkpoint, log, round_size
         self.rng = np.random.default_rng((seed, 0x5AC))
@@ -105,11 +107,12 @@ class ResidualLearning:
         """
         for episode in offline:
             self.offline.add(episode)
-        for episode in warmup:
+        for episode in warmup if self.algorithm.base_starts else ():
             self.online.add(episode)
         mean, std = (self.online if len(self.online) else self.offline).state_moments()
         self.state = self.learner.with_normalizer(self.state, mean, std)
-        for start in range(0, self.config.calql_steps, _UPDATES_PER_CALL):
+        warmup_updates = self.config.calql_steps if self.algorithm.calql_warmup else 0
+        for start in range(0, warmup_updates, _UPDATES_PER_CALL):
             batches = self.offline.sample_many(self.rng, _UPDATES_PER_CALL, self.config.batch_size)
             self.state, metrics = self.learner.calql_update(self.state, batches, self.config.xi_max)
             self.log({"calql_updates": start + _UPDATES_PER_CALL, **_floats(metrics)})
@@ -140,7 +143,7 @@ class ResidualLearning:
             return {}
         while self.progress.owed_updates >= _UPDATES_PER_CALL:
             batches = self.replay.sample_many(self.rng, _UPDATES_PER_CALL, self.config.batch_size)
-            update = self.learner.calql_update if self.config.online_calql else self.learner.update
+            update = self.learner.calql_update if self.algorithm.calql_online else self.learner.update
             self.state, metrics = update(self.state, batches, self.xi)
             self.progress.owed_updates -= _UPDATES_PER_CALL
             self.progress.updates += _UPDATES_PER_CALL
@@ -155,7 +158,7 @@ class ResidualLearning:
             return
         own = episode.tail(int(acted[0]))
         self.online.add(own)
-        if own.success and self.config.keep_successes:
+        if own.success and self.algorithm.grow_offline:
             self.offline.add(own)
 
     # -- what to collect -------------------------------------------------------------------------
@@ -174,7 +177,7 @@ class ResidualLearning:
 
     def _spec(self, seed: int) -> EpisodeSpec:
         rng = np.random.default_rng((seed, 1))
-        jumps = rng.random() < self.config.jump_start
+        jumps = self.algorithm.base_starts and rng.random() < self.config.jump_start
         t_base = int(rng.integers(0, int(self.config.jump_start_max * self.horizon) + 1)) if jumps else 0
         images = self.learner.config.encoder == "resnet10"
         return EpisodeSpec(self.task, seed, "learn", t_base, self.xi, explore=True, record_images=images)
