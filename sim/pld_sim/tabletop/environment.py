@@ -1,0 +1,141 @@
+"""The environment: contract, observation, reward; the task and the physics are behind it."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from pld_core.errors import ContractError
+from pld_core.types import ActionSpec, Observation, ObservationSpec, TimeStep
+from pld_sim.tabletop.control import PROPRIO_NAMES
+from pld_sim.tabletop.models import COLLISION_GROUP, TASK_GROUP
+from pld_sim.tabletop.picture import Picture
+from pld_sim.tabletop.rendering import Renderer
+from pld_sim.tabletop.world import Task, World
+
+CAMERAS = ("wrist", "front")
+ACTION_SLACK = 1e-6
+
+
+class SharedScene:
+    """The model and the renderer that all lanes of one ``make_environments`` call use."""
+
+    def __init__(self, task: Task, image_size: int) -> None:
+        spec, arm = task.build(visual=False)
+        self.task, self.arm, self.image_size = task, arm, image_size
+        self.model: mujoco.MjModel = spec.compile()
+        self.renderer = Renderer(self.model, CAMERAS, (image_size, image_size), (TASK_GROUP, COLLISION_GROUP))
+        self.picture = Picture(task)
+
+
+class TaskOracle:
+    """The scripted expert of one environment; it keeps no state between ticks."""
+
+    def __init__(self, task: Task, world: World) -> None:
+        self._task, self._world = task, world
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    def act(self) -> np.ndarray:
+        return self._task.act(self._world)
+
+
+class TabletopEnvironment:
+    """One lane of a tabletop task: 20 Hz, sparse binary reward, two cameras.
+
+    Observations: images ``wrist`` and ``front`` uint8 [size, size, 3]; proprio float32 [13] as named in
+    ``observation_spec.proprio_names``. ``quality="visual"`` gives ``render`` shadows and detailed meshes,
+    ``"fast"`` the simple geometry the policy sees; observations are the same with either.
+    """
+
+    def __init__(self, shared: SharedScene, quality: str = "visual") -> None:
+        self._shared, self._quality = shared, quality
+        self._task = shared.task
+        self.task, self.instruction, self.max_steps = self._task.name, self._task.instruction, self._task.max_steps
+        self.action_spec = ActionSpec()
+        size = (shared.image_size, shared.image_size, 3)
+        self.observation_spec = ObservationSpec(
+            cameras=dict.fromkeys(CAMERAS, size), proprio_dim=len(PROPRIO_NAMES), proprio_names=PROPRIO_NAMES
+        )
+        self._world = World(shared.model, shared.arm, self._task.workspace, self.action_spec)
+        self._tick = 0
+        self._running = False
+        self._closed = False
+        shared.renderer.retain()
+
+    def reset(self, seed: int) -> TimeStep:
+        """Start an episode that depends on the seed alone."""
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ContractError(f"reset was given seed {seed!r}; valid is an integer >= 0.")
+        self._require_open()
+        world = self._world
+        world.clear()
+        self._task.randomise(world, np.random.default_rng(int(seed)))
+        world.data.time = 0.0
+        self._tick = 0
+        self._running = True
+        return TimeStep(self._observe())
+
+    def step(self, action: np.ndarray) -> TimeStep:
+        """Execute one action for 50 ms; see ``pld_core.interfaces.Environment``."""
+        self._require_open()
+        action = self._checked(action)
+        self._world.controller.apply(self._world.data, action)
+        self._tick += 1
+        success = self._task.succeeded(self._world)
+        truncated = not success and self._tick >= self.max_steps
+        self._running = not (success or truncated)
+        return TimeStep(
+            self._observe(), reward=float(success), terminated=success, truncated=truncated, success=success
+        )
+
+    def oracle(self) -> TaskOracle:
+        return TaskOracle(self._task, self._world)
+
+    def grounding(self) -> np.ndarray:
+        """float32 [5]: dx, dy, dz [cm] from tool point to target in the base frame, sin and cos of yaw error."""
+        self._require_open()
+        return self._task.error(self._world).grounding()
+
+    def render(self, height: int = 480, width: int = 640) -> np.ndarray:
+        """A picture for people, uint8 [height, width, 3]."""
+        self._require_open()
+        return self._shared.picture.render(self._world.data, (height, width), visual=self._quality == "visual")
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed, self._running = True, False
+            self._shared.renderer.release()
+            if self._shared.renderer.users == 0:
+                self._shared.picture.free()
+
+    def _observe(self) -> Observation:
+        data = self._world.data
+        images = dict(zip(CAMERAS, self._shared.renderer.render(data), strict=True))
+        stamp = round(data.time * 1e9)
+        return Observation(
+            images=images,
+            proprio=self._world.controller.proprio(data),
+            instruction=self.instruction,
+            stamp_ns=dict.fromkeys(("proprio", *CAMERAS), stamp),
+        )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ContractError(f"This {self.task} environment is closed; make a new one.")
+
+    def _checked(self, action: np.ndarray) -> np.ndarray:
+        if not self._running:
+            raise ContractError(f"step on a {self.task} episode that is over or was never started; call reset(seed).")
+        action = np.asarray(action)
+        if action.shape != (self.action_spec.dim,) or action.dtype.kind not in "fiu":
+            raise ContractError(
+                f"step was given an action of shape {action.shape} and dtype {action.dtype}; "
+                f"valid is a float array of shape ({self.action_spec.dim},)."
+            )
+        if not np.isfinite(action).all():
+            raise ContractError(f"step was given an action with NaN or infinity: {action}.")
+        if np.abs(action).max() > 1.0 + ACTION_SLACK:
+            raise ContractError(f"step was given an action outside [-1, 1]: {action}. Clip it with numpy.clip.")
+        return np.clip(action.astype(np.float64), -1.0, 1.0)

@@ -1,0 +1,93 @@
+"""Scripted experts as smooth, memoryless functions of the state.
+
+Everything is proportional control that saturates gently; phases (align, descend, climb back) blend
+into each other with smooth weights, so that a policy can imitate them and a push at any moment is
+answered from wherever it left the tool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pld_core.types import ActionSpec
+from pld_sim.tabletop import rotations
+from pld_sim.tabletop.world import World
+
+CLOSED, OPEN = -1.0, 1.0
+
+
+@dataclass(frozen=True)
+class InsertionGains:
+    """How an insertion is driven. Lengths in metres, angles in radians, speeds in units of action."""
+
+    aligned: float  # lateral error below which the tool may descend
+    misaligned: float  # ... and above which it must not
+    inside: float  # lateral error up to which something below the rim is in the hole, not beside it
+    yaw_aligned: float = 0.05
+    yaw_misaligned: float = 0.12
+    hover: float = 0.012  # height of the tip above the rim while aligning
+    funnel: float = 0.6  # metres of extra height per metre of lateral error
+    gain: float = 0.5  # share of the error that one tick tries to remove
+    lateral_speed: float = 0.7
+    descent_speed: float = 0.5
+    vertical_speed: float = 0.7
+
+
+def smoothstep(value: float, low: float, high: float) -> float:
+    """0 at and below ``low``, 1 at and above ``high``, smooth between."""
+    x = min(max((value - low) / (high - low), 0.0), 1.0)
+    return x * x * (3.0 - 2.0 * x)
+
+
+def saturate(vector: np.ndarray, limit: float) -> np.ndarray:
+    """The vector with its length bent smoothly below ``limit``."""
+    length = float(np.linalg.norm(vector))
+    return vector if length < 1e-9 else vector * (limit * np.tanh(length / limit) / length)
+
+
+def insertion_action(
+    world: World, lateral: np.ndarray, yaw: float, height: float, gains: InsertionGains, spec: ActionSpec
+) -> np.ndarray:
+    """One action, float32 [7], that brings a held part into its hole.
+
+    lateral: [2] metres from tip to hole centre, base frame; yaw: radians left to turn;
+    height: metres of the tip above the rim (negative inside).
+    """
+    lead, _ = pending(world)
+    distance = float(np.linalg.norm(lateral))
+    inside = smoothstep(-height, 0.0005, 0.003) * (1.0 - smoothstep(distance, gains.inside, gains.inside + 0.001))
+    aligned = 1.0 - smoothstep(distance, gains.aligned, gains.misaligned)
+    aligned *= 1.0 - smoothstep(abs(yaw), gains.yaw_aligned, gains.yaw_misaligned)
+    ready = max(aligned * smoothstep(height, -0.004, -0.002), inside)
+
+    # Below the rim and not in the hole: climb first, a sideways move would only drag the part along.
+    free = max(smoothstep(height, 0.0, 0.005), 0.2 * aligned, inside)
+    # What was commanded but is not reached yet needs no second command.
+    sideways = saturate(gains.gain * (lateral - lead[:2]) / spec.translation_m, gains.lateral_speed) * free
+    goal = gains.hover + gains.funnel * distance
+    climb = saturate(np.array([gains.gain * (goal - height - lead[2]) / spec.translation_m]), gains.vertical_speed)[0]
+    vertical = ready * -gains.descent_speed + (1.0 - ready) * climb
+    return pack([*sideways, vertical], upright_turn(world, yaw, spec), CLOSED)
+
+
+def pending(world: World) -> tuple[np.ndarray, np.ndarray]:
+    """Commanded minus measured tool pose: metres [3] and rotation vector [3], base frame."""
+    controller = world.controller
+    position, quat = controller.measured(world.data)
+    return controller.target_position - position, rotations.rotvec_between(controller.target_quat, quat)
+
+
+def upright_turn(world: World, yaw: float, spec: ActionSpec, gain: float = 0.4, limit: float = 0.7) -> np.ndarray:
+    """Rotation action [3] that keeps the tool pointing down and removes ``yaw`` radians of heading error."""
+    controller = world.controller
+    nominal = np.array(world.arm.nominal_quat)
+    tilt = rotations.rotvec_between(controller.target_quat, nominal)
+    _, lead = pending(world)
+    wanted = np.array([-tilt[0], -tilt[1], yaw - lead[2]])
+    return saturate(gain * wanted / spec.rotation_rad, limit)
+
+
+def pack(translation: np.ndarray | list[float], rotation: np.ndarray, gripper: float) -> np.ndarray:
+    return np.clip(np.concatenate([translation, rotation, [gripper]]), -1.0, 1.0).astype(np.float32)

@@ -1,0 +1,152 @@
+"""Table, light, solver settings and small helpers shared by the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from pld_sim.tabletop.models import HIDDEN_GROUP, TASK_GROUP
+
+TABLE_HALF_SIZE = (0.45, 0.6, 0.02)
+TABLE_CENTRE_X = 0.45
+
+
+@dataclass(frozen=True)
+class CameraPlacement:
+    """A camera that looks from ``position`` at ``look_at`` (both in the parent body's frame, metres).
+
+    fov: vertical field of view in degrees; up: a direction that shall point up in the picture.
+    """
+
+    position: tuple[float, float, float]
+    look_at: tuple[float, float, float]
+    fov: float
+    up: tuple[float, float, float] = (0.0, 0.0, 1.0)
+
+    def quat(self) -> np.ndarray:
+        """Orientation (w, x, y, z): MuJoCo cameras look along -z with +y up."""
+        back = np.subtract(self.position, self.look_at)
+        back = back / np.linalg.norm(back)
+        right = np.cross(self.up, back)
+        right = right / np.linalg.norm(right)
+        quat = np.zeros(4)
+        mujoco.mju_mat2Quat(quat, np.stack([right, np.cross(back, right), back], axis=1).ravel())
+        return quat
+
+
+def add_camera(body: mujoco.MjsBody, name: str, placement: CameraPlacement) -> None:
+    body.add_camera(name=name, pos=list(placement.position), quat=placement.quat(), fovy=placement.fov)
+
+
+def configure(spec: mujoco.MjSpec, visual: bool) -> None:
+    """Solver, light and table. The table's top is z = 0, the arm stands at the origin."""
+    option = spec.option
+    option.timestep = 0.002
+    option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+    option.impratio = 10.0
+    _light(spec, visual)
+    table_colour = [0.30, 0.33, 0.38, 1.0]
+    spec.worldbody.add_geom(
+        name="table",
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        pos=[TABLE_CENTRE_X, 0.0, -TABLE_HALF_SIZE[2]],
+        size=TABLE_HALF_SIZE,
+        rgba=table_colour,
+        group=TASK_GROUP,
+        friction=[0.9, 0.01, 0.0005],
+    )
+
+
+def _light(spec: mujoco.MjSpec, visual: bool) -> None:
+    """One fixed lamp; soft light and shadows only in the picture for people."""
+    head = spec.visual.headlight
+    head.active = 1
+    head.ambient, head.diffuse, head.specular = [0.45] * 3, [0.25] * 3, [0.0] * 3
+    light = spec.worldbody.add_light(
+        name="lamp",
+        pos=[0.7, -0.5, 1.6],
+        dir=[-0.15, 0.35, -1.0],
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        diffuse=[0.45] * 3,
+        specular=[0.05] * 3,
+        castshadow=visual,
+    )
+    del light
+
+
+def add_box(
+    body: mujoco.MjsBody,
+    centre: Sequence[float],
+    half_size: Sequence[float],
+    rgba: Sequence[float],
+    *,
+    solid: bool = False,
+    name: str = "",
+    quat: Sequence[float] = (1.0, 0.0, 0.0, 0.0),
+    **options: object,
+) -> mujoco.MjsGeom:
+    """A drawn box; it takes part in contacts only if ``solid``."""
+    contact = {} if solid else {"contype": 0, "conaffinity": 0, "mass": 0.0}
+    return body.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        pos=list(centre),
+        size=list(half_size),
+        quat=list(quat),
+        rgba=list(rgba),
+        group=TASK_GROUP,
+        **{**contact, **options},
+    )
+
+
+def add_hidden_box(
+    body: mujoco.MjsBody, centre: Sequence[float], half_size: Sequence[float], **options: object
+) -> mujoco.MjsGeom:
+    """A box that collides but is not drawn: its coloured parts are drawn by other geoms."""
+    return body.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_BOX, pos=list(centre), size=list(half_size), group=HIDDEN_GROUP, **options
+    )
+
+
+def add_well(
+    body: mujoco.MjsBody,
+    hole: tuple[float, float],
+    outer: tuple[float, float],
+    height: float,
+    depth: float,
+    colours: tuple[Sequence[float], Sequence[float], Sequence[float]],
+    rim: float = 0.003,
+) -> None:
+    """A block with a rectangular hole from above, standing on the body's origin.
+
+    hole, outer: half sizes in x and y [m]; colours: block, rim and inside of the hole. The drawn parts
+    never share a plane, so nothing flickers.
+    """
+    block, rim_colour, inside = colours
+    liner, floor = 0.001, height - depth
+    for axis in (0, 1):
+        for sign in (-1.0, 1.0):
+            # Walls along y carry the corners, walls along x fit between them.
+            across = (outer[axis] - hole[axis]) / 2
+            along = outer[1] if axis == 0 else hole[0]
+            middle = sign * (hole[axis] + across)
+            centre, half = np.zeros(3), np.zeros(3)
+            centre[axis], half[axis], half[1 - axis] = middle, across, along
+            centre[2], half[2] = height / 2, height / 2
+            add_hidden_box(body, centre, half, friction=[0.4, 0.01, 0.0005], solref=[0.004, 1.0])
+            centre[2], half[2] = (height - rim) / 2, (height - rim) / 2
+            centre[axis], half[axis] = middle + sign * liner / 2, across - liner / 2
+            add_box(body, centre, half, block)
+            centre[axis], half[axis] = sign * (hole[axis] + liner / 2), liner / 2
+            half[1 - axis] = hole[1 - axis]
+            add_box(body, centre, half, inside)
+            half[1 - axis] = along
+            centre[axis], half[axis] = middle, across
+            centre[2], half[2] = height - rim / 2, rim / 2
+            add_box(body, centre, half, rim_colour)
+    add_hidden_box(body, (0, 0, floor / 2), (hole[0], hole[1], floor / 2), solref=[0.004, 1.0])
+    add_box(body, (0, 0, floor / 2), (hole[0], hole[1], floor / 2), inside)
