@@ -203,6 +203,8 @@ def _metric(name: str, value: Any) -> str:
         low, high = wilson(int(value[0]), int(value[1]))
         rate = 100 * value[0] / value[1] if value[1] else 0.0
         return f"{label} {rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    if isinstance(value, float) and label.endswith("success rate"):
+        return f"{label.removesuffix(' rate').replace('/', ' ')} {100 * value:.0f} %"
     if isinstance(value, float):
         return f"{label} {value:,.0f}" if abs(value) >= 100 else f"{label} {value:.3g}"
     return f"{label} {value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{label} {value}"
