@@ -1,4 +1,4 @@
-"""PLD and its baselines as settings of the one learner."""
+"""PLD and the baselines it is compared with, as differences in the same loop."""
 
 from __future__ import annotations
 
@@ -9,41 +9,40 @@ from pld_core.errors import UnknownNameError
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What distinguishes the methods; everything else is shared.
+    """What one method does differently; every number stays in the run's settings.
 
-    residual: act with base + residual, else with the actor alone. calql_warmup: pretrain the critic
-    (and actor) on the offline data. calql_online: keep the conservative loss online.
-    offline_data: draw the configured fraction of each batch from the offline data. grow_offline:
-    online successes join the offline half. base_starts: base-only warm-up episodes and base-driven
-    first ticks.
+    residual: the policy corrects the base's action, otherwise it acts alone. offline_data: part of
+    every online batch comes from the offline buffer. base_starts: base-only warm-up episodes enter
+    the online buffer and some episodes begin with base-driven ticks. calql_warmup: Cal-QL on the
+    offline buffer before going online. calql_online: Cal-QL's loss online as well. grow_offline:
+    the policy's own successes join the offline buffer.
     """
 
     name: str
-    residual: bool = True
-    calql_warmup: bool = False
+    residual: bool
+    offline_data: bool
+    base_starts: bool
+    calql_warmup: bool
     calql_online: bool = False
-    offline_data: bool = True
     grow_offline: bool = False
-    base_starts: bool = False
 
 
-_ALGORITHMS = (
-    # Xiao et al. 2025 (arXiv 2511.00091)
-    Algorithm("pld", calql_warmup=True, grow_offline=True, base_starts=True),
-    # Ball et al. 2023: no pretraining, offline data are half of each batch
-    Algorithm("rlpd", residual=False),
-    # Zhou et al. 2024: offline RL first, its data dropped, a warm-up fills the online buffer
-    Algorithm("wsrl", residual=False, calql_warmup=True, offline_data=False),
-    # Nakamoto et al. 2023: offline RL first, the same loss and data go on online
-    Algorithm("calql", residual=False, calql_warmup=True, calql_online=True),
-    # the residual without offline data, warm start or base-driven starts
-    Algorithm("residual_sac", offline_data=False),
-)
+PLD = Algorithm("pld", residual=True, offline_data=True, base_starts=True, calql_warmup=True, grow_offline=True)
+RLPD = Algorithm("rlpd", residual=False, offline_data=True, base_starts=False, calql_warmup=False)
+WSRL = Algorithm("wsrl", residual=False, offline_data=False, base_starts=False, calql_warmup=True)
+CALQL = Algorithm("calql", residual=False, offline_data=True, base_starts=False, calql_warmup=True, calql_online=True)
+RESIDUAL_SAC = Algorithm("residual_sac", residual=True, offline_data=False, base_starts=False, calql_warmup=False)
+
+_ALL = (PLD, RLPD, WSRL, CALQL, RESIDUAL_SAC)
 
 
 def algorithm(name: str) -> Algorithm:
-    """The method called ``name``; UnknownNameError lists the others."""
-    for candidate in _ALGORITHMS:
-        if candidate.name == name:
-            return candidate
-    raise UnknownNameError("algorithm", name, [a.name for a in _ALGORITHMS])
+    """The method called ``name``."""
+    for known in _ALL:
+        if known.name == name:
+            return known
+    raise UnknownNameError("algorithm", name, algorithm_names())
+
+
+def algorithm_names() -> tuple[str, ...]:
+    return tuple(known.name for known in _ALL)
