@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pld_core.errors import CheckpointError, StorageError
+from pld_core.errors import CheckpointError
+from pld_core.storage import storage_errors, write_atomic
 
 _MAGIC = b"PLDCKPT1"
 _ALIGNMENT = 64
@@ -27,6 +28,7 @@ _PREFIX_SIZE = len(_MAGIC) + 8
 _KINDS = "biufc"  # bool, integers, floats, complex: what raw bytes can carry
 
 Arrays = dict[str, Any]
+Leaf = tuple[tuple[str, ...], np.ndarray | None]  # None: an empty dictionary
 
 
 def save_checkpoint(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -38,23 +40,16 @@ def save_checkpoint(path: str | Path, arrays: Mapping[str, Any], metadata: Mappi
     path = Path(path)
     leaves = list(_leaves(arrays))
     header = _header(leaves, metadata)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            _write(file, header, leaves)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            os.replace(path, previous_path(path))
-        os.replace(temporary, path)
+
+    def content(file: BinaryIO) -> None:
+        _write(file, header, leaves)
+        file.flush()
+        os.fsync(file.fileno())
+        _keep_previous(path)  # the new one is on disk: all that is left is its name
+
+    write_atomic(path, content)
+    with storage_errors(path):
         _sync_directory(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"Checkpoint {path} could not be written ({error.strerror or error}); the one before it is intact. "
-            "Free some space or fix the permissions, then save again."
-        ) from error
 
 
 def load_checkpoint(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
@@ -98,7 +93,7 @@ def restore_generator(state: Mapping[str, Any]) -> np.random.Generator:
 # -- writing ---------------------------------------------------------------------------------------
 
 
-def _leaves(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+def _leaves(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[Leaf]:
     """Paths and arrays; an empty dictionary is kept as a path with no array (``None``)."""
     for key, value in tree.items():
         if not isinstance(key, str):
@@ -118,7 +113,7 @@ def _leaves(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[t
         yield (*prefix, key), np.require(array, requirements="C")
 
 
-def _header(leaves: list[tuple[tuple[str, ...], np.ndarray]], metadata: Mapping[str, Any]) -> bytes:
+def _header(leaves: list[Leaf], metadata: Mapping[str, Any]) -> bytes:
     entries, offset = [], 0
     for path, array in leaves:
         entry: dict[str, Any] = {"path": path}
@@ -134,7 +129,7 @@ def _header(leaves: list[tuple[tuple[str, ...], np.ndarray]], metadata: Mapping[
     return encoded + b" " * (-(_PREFIX_SIZE + len(encoded)) % _ALIGNMENT)
 
 
-def _write(file: BinaryIO, header: bytes, leaves: list[tuple[tuple[str, ...], np.ndarray]]) -> None:
+def _write(file: BinaryIO, header: bytes, leaves: list[Leaf]) -> None:
     digest = hashlib.sha256()
 
     def put(data: bytes | memoryview) -> None:
@@ -145,9 +140,22 @@ def _write(file: BinaryIO, header: bytes, leaves: list[tuple[tuple[str, ...], np
     put(header)
     for _, array in leaves:
         if array is not None and array.nbytes:
-            put(memoryview(array.reshape(-1)).cast("B"))
+            put(array.reshape(-1).view(np.uint8).data)
             put(b"\0" * (_padded(array.nbytes) - array.nbytes))
     file.write(digest.digest())
+
+
+def _keep_previous(path: Path) -> None:
+    """Give the present file its second name; ``path`` itself exists at every moment if links work."""
+    if not path.exists():
+        return
+    link = path.with_name(f".{path.name}.{os.getpid()}.link")
+    try:
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        os.replace(link, previous_path(path))
+    except OSError:  # a file system without hard links
+        os.replace(path, previous_path(path))
 
 
 def _padded(size: int) -> int:
@@ -208,7 +216,7 @@ def _verified_header(path: Path, content: np.ndarray) -> tuple[dict[str, Any], i
             f"{path} ({content.size} bytes) is not a checkpoint of this project, or is cut off. {hint}"
         )
     body = content[:-_DIGEST_SIZE]
-    if hashlib.sha256(body).digest() != content[-_DIGEST_SIZE:].tobytes():
+    if hashlib.sha256(body.data).digest() != content[-_DIGEST_SIZE:].tobytes():
         raise CheckpointError(f"Checkpoint {path} is truncated or corrupt (its SHA-256 does not match). {hint}")
     (size,) = struct.unpack("<Q", content[len(_MAGIC) : _PREFIX_SIZE].tobytes())
     return json.loads(content[_PREFIX_SIZE : _PREFIX_SIZE + size].tobytes()), _PREFIX_SIZE + size

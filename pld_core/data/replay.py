@@ -113,7 +113,7 @@ class ReplayBuffer:
         mask[-1] = 0.0 if episode.terminated else 1.0  # truncation is not an end of value
         returns = episode.mc_return(self.gamma)
         if not episode.terminated:
-            returns = returns + np.float32(self.min_q) * self.gamma ** np.arange(length, 0, -1, np.float32)
+            returns = returns + np.float32(self.min_q) * self.gamma ** np.arange(length, 0, -1).astype(np.float32)
         acted = rows[:-1]
         self._rows["state"][rows] = episode.state
         self._rows["base_action"][rows] = episode.base_action

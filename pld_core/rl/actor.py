@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pld_core.errors import ContractError, NonFiniteError
@@ -24,6 +26,10 @@ class LearnerActor:
     learner: Learner
     params: ActorParams
     min_lanes: int = 1
+
+    def __post_init__(self) -> None:
+        # Weights from a checkpoint are numpy: move them once, not at every tick.
+        object.__setattr__(self, "params", jax.tree.map(jnp.asarray, self.params))
 
     def with_params(self, params: ActorParams) -> LearnerActor:
         return LearnerActor(self.learner, params, self.min_lanes)
