@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import types
 from typing import Any, Literal
 
 from pld_core.errors import ConfigError, UnknownNameError
@@ -80,4 +81,6 @@ def _import(kind: Kind, name: str, target: str) -> Any:
             public = [n for n in dir(found) if not n.startswith("_")]
             raise UnknownNameError(f"attribute of {module_name} for {label}:", part, public)
         found = getattr(found, part)
+    if isinstance(found, types.ModuleType):
+        raise ConfigError(f"{label} points to the module {target!r}; name a function in it, as in 'module:function'.")
     return found
