@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
+UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -b constraints.txt
 
 .PHONY: setup dev system train test check bench clean
 

@@ -6,7 +6,7 @@ PYTHON=${PYTHON:-python3}
 packages=(libegl1 libegl-mesa0 libgl1 libgles2 libgl1-mesa-dri libopengl0)
 install="apt-get install -y --no-install-recommends ${packages[*]}"
 
-problem=$("$PYTHON" pld_core/system.py --egl 2>&1) && exit 0
+problem=$("$PYTHON" -I pld_core/system.py --egl 2>&1) && exit 0
 [ "$(uname -s)" = Linux ] || exit 0
 echo "Off-screen rendering does not work yet: ${problem}"
 if command -v apt-get >/dev/null; then
@@ -20,7 +20,7 @@ if command -v apt-get >/dev/null; then
   fi
   echo "Installing ${packages[*]}"
   ${sudo} apt-get update -qq && ${sudo} env DEBIAN_FRONTEND=noninteractive ${install} -qq >/dev/null
-  problem=$("$PYTHON" pld_core/system.py --egl 2>&1) && exit 0
+  problem=$("$PYTHON" -I pld_core/system.py --egl 2>&1) && exit 0
   echo "Off-screen rendering still does not work: ${problem}"
   exit 1
 fi

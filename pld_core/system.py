@@ -120,7 +120,7 @@ def _output(*command: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-if __name__ == "__main__":  # `python3 pld_core/system.py --egl`: used by make before the installation
+if __name__ == "__main__":  # `python3 -I pld_core/system.py --egl`: make asks before the installation
     message = egl_problem()
     print(message or "EGL works")
     sys.exit(1 if message else 0)
