@@ -24,7 +24,9 @@ class SharedScene:
         spec, arm = task.build(visual=False)
         self.task, self.arm, self.image_size = task, arm, image_size
         self.model: mujoco.MjModel = spec.compile()
-        self.renderer = Renderer(self.model, CAMERAS, (image_size, image_size), (TASK_GROUP, COLLISION_GROUP))
+        self.renderer = Renderer(
+            self.model, CAMERAS, (image_size, image_size), (TASK_GROUP, COLLISION_GROUP), supersample=2
+        )
         self.picture = Picture(task)
 
 

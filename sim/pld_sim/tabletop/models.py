@@ -17,7 +17,8 @@ from pld_core.errors import RobotUnavailableError
 
 TASK_GROUP = 1  # geoms of the task: drawn in both qualities
 VISUAL_GROUP = 2  # detailed meshes: drawn for people only
-COLLISION_GROUP = 3  # simple arm geometry: what the policy's cameras see
+COLLISION_GROUP = 3  # simple geometry of hand and fingers: what the policy's cameras see of the arm
+LINK_GROUP = 5  # simple geometry of the links, which the policy's cameras are not pointed at
 HIDDEN_GROUP = 4  # collision geoms that have a nicer twin in another group
 
 TOOL_SITE = "tool"  # between the fingertips; the frame that actions move
@@ -119,9 +120,9 @@ def _simplify_collisions(spec: mujoco.MjSpec) -> None:
             if geom.classname.name.startswith("fingertip_pad"):
                 spec.delete(geom)
             elif geom.classname.name != "visual":
-                geom.contype, geom.conaffinity = 0, 0
+                geom.contype, geom.conaffinity, geom.group = 0, 0, LINK_GROUP
         elif geom.classname.name == "collision" and geom.parent.name != "hand":
-            geom.contype, geom.conaffinity = 0, 0
+            geom.contype, geom.conaffinity, geom.group = 0, 0, LINK_GROUP
     for finger in ("left_finger", "right_finger"):
         spec.body(finger).add_geom(
             name=f"{finger}_pad",

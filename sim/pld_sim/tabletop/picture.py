@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 
 from pld_core.errors import ConfigError
-from pld_sim.tabletop.models import COLLISION_GROUP, TASK_GROUP, VISUAL_GROUP
+from pld_sim.tabletop.models import COLLISION_GROUP, LINK_GROUP, TASK_GROUP, VISUAL_GROUP
 from pld_sim.tabletop.rendering import Renderer
 from pld_sim.tabletop.scene import add_camera
 from pld_sim.tabletop.world import Task
@@ -50,7 +50,7 @@ class Picture:
         key = (visual, *map(int, size))
         if key not in self._renderers:
             self.free()  # one size at a time: a context holds all meshes
-            groups = (TASK_GROUP, VISUAL_GROUP) if visual else (TASK_GROUP, COLLISION_GROUP)
+            groups = (TASK_GROUP, VISUAL_GROUP) if visual else (TASK_GROUP, COLLISION_GROUP, LINK_GROUP)
             self._renderers[key] = Renderer(
                 self._model(visual)[0], (PICTURE_CAMERA,), key[1:], groups, decorated=visual
             )

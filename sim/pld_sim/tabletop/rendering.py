@@ -52,13 +52,16 @@ class Renderer:
         size: tuple[int, int],
         groups: Sequence[int],
         *,
+        supersample: int = 1,
         decorated: bool = False,
     ) -> None:
-        """size: height and width in pixels of every camera; groups: geom groups that are drawn; decorated: with
-        shadows, sky and reflections."""
+        """size: height and width in pixels of every camera; groups: geom groups that are drawn;
+        supersample: 1, or 2 to average 2 x 2 drawn pixels into one (on a software rasteriser half the
+        cost of multisampling, and sharper positions); decorated: with shadows, sky and reflections."""
         self._model = model
         self._camera_ids = [model.camera(name).id for name in cameras]
-        self._size, self._groups, self._decorated = size, tuple(groups), decorated
+        self._drawn = (size[0] * supersample, size[1] * supersample)
+        self._groups, self._supersample, self._decorated = tuple(groups), supersample, decorated
         self._gl: object | None = None
         self._thread: int | None = None
         self.users = 0
@@ -81,7 +84,7 @@ class Renderer:
                 "one thread. Make separate environments (make_environments) inside each thread."
             )
         self._gl.make_current()
-        height, width = self._size
+        height, width = self._drawn
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
@@ -91,7 +94,8 @@ class Renderer:
             mujoco.mjr_render(mujoco.MjrRect(index * width, 0, width, height), self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._strip, self._context)
         upright = self._pixels[::-1]  # OpenGL's first row is the lowest
-        return [upright[:, i * width : (i + 1) * width].copy() for i in range(len(self._camera_ids))]
+        views = [upright[:, i * width : (i + 1) * width] for i in range(len(self._camera_ids))]
+        return [view.copy() if self._supersample == 1 else halve(view) for view in views]
 
     def free(self) -> None:
         """Give the GL context back; a later ``render`` starts a new one."""
@@ -102,7 +106,7 @@ class Renderer:
         self._gl = None
 
     def _start(self) -> None:
-        height, width = self._size
+        height, width = self._drawn
         total = width * len(self._camera_ids)
         self._thread = threading.get_ident()
         self._gl = make_gl_context(total, height)
@@ -126,6 +130,16 @@ class Renderer:
         self._camera.fixedcamid = self._camera_ids[0]
         self._strip = mujoco.MjrRect(0, 0, total, height)
         self._pixels = np.empty((height, total, 3), np.uint8)
+
+
+def halve(image: np.ndarray) -> np.ndarray:
+    """Mean of every 2 x 2 pixels, uint8 [2h, 2w, 3] to [h, w, 3]; ten times faster than ``mean``."""
+    rows = image[::2].astype(np.uint16)
+    rows += image[1::2]
+    total = rows[:, ::2] + rows[:, 1::2]
+    total += 2
+    total >>= 2
+    return total.astype(np.uint8)
 
 
 def _free_at_exit(reference: weakref.ref[Renderer]) -> None:

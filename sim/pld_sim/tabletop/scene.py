@@ -48,6 +48,9 @@ def configure(spec: mujoco.MjSpec, visual: bool) -> None:
     option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     option.impratio = 10.0
+    quality = spec.visual.quality
+    # Policy cameras are supersampled instead, see rendering.py.
+    quality.offsamples, quality.shadowsize = (8, 4096) if visual else (0, 0)
     _light(spec, visual)
     table_colour = [0.30, 0.33, 0.38, 1.0]
     spec.worldbody.add_geom(
@@ -62,20 +65,22 @@ def configure(spec: mujoco.MjSpec, visual: bool) -> None:
 
 
 def _light(spec: mujoco.MjSpec, visual: bool) -> None:
-    """One fixed lamp; soft light and shadows only in the picture for people."""
+    """Fixed lamps only. The headlight gives ambient light and no beam: it would follow whichever camera
+    the shared scene drew last, and so make one lane's pictures depend on another's."""
     head = spec.visual.headlight
     head.active = 1
-    head.ambient, head.diffuse, head.specular = [0.45] * 3, [0.25] * 3, [0.0] * 3
-    light = spec.worldbody.add_light(
-        name="lamp",
-        pos=[0.7, -0.5, 1.6],
-        dir=[-0.15, 0.35, -1.0],
-        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
-        diffuse=[0.45] * 3,
-        specular=[0.05] * 3,
-        castshadow=visual,
-    )
-    del light
+    head.ambient, head.diffuse, head.specular = [0.42] * 3, [0.0] * 3, [0.0] * 3
+    for name, direction, strength in (("lamp", [-0.25, 0.45, -1.0], 0.5), ("fill", [-1.0, 0.1, -0.25], 0.25)):
+        spec.worldbody.add_light(
+            name=name,
+            pos=[0.8, -0.7, 1.6],
+            dir=direction,
+            type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+            diffuse=[strength] * 3,
+            ambient=[0.0] * 3,
+            specular=[0.1 * visual] * 3,
+            castshadow=visual and name == "lamp",
+        )
 
 
 def add_box(
@@ -133,6 +138,7 @@ def add_well(
             # Walls along y carry the corners, walls along x fit between them.
             across = (outer[axis] - hole[axis]) / 2
             along = outer[1] if axis == 0 else hole[0]
+            overlap = 0.0 if axis == 0 else across / 2  # of drawn walls, so that no seam shows
             middle = sign * (hole[axis] + across)
             centre, half = np.zeros(3), np.zeros(3)
             centre[axis], half[axis], half[1 - axis] = middle, across, along
@@ -140,11 +146,12 @@ def add_well(
             add_hidden_box(body, centre, half, friction=[0.4, 0.01, 0.0005], solref=[0.004, 1.0])
             centre[2], half[2] = (height - rim) / 2, (height - rim) / 2
             centre[axis], half[axis] = middle + sign * liner / 2, across - liner / 2
+            half[1 - axis] = along + overlap
             add_box(body, centre, half, block)
             centre[axis], half[axis] = sign * (hole[axis] + liner / 2), liner / 2
             half[1 - axis] = hole[1 - axis]
             add_box(body, centre, half, inside)
-            half[1 - axis] = along
+            half[1 - axis] = along + overlap
             centre[axis], half[axis] = middle, across
             centre[2], half[2] = height - rim / 2, rim / 2
             add_box(body, centre, half, rim_colour)
