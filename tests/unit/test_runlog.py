@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import pytest
@@ -213,3 +214,15 @@ def test_a_real_folder_named_latest_is_left_alone(tmp_path):
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         read_config(tmp_path)
+
+
+def test_weights_and_biases_is_optional(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"--wandb needs the package wandb"):
+        RunLog(config(tmp_path, wandb=True))
+    logged = []
+    fake = types.SimpleNamespace(init=lambda **_: types.SimpleNamespace(log=logged.append, finish=lambda: None))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with RunLog(config(tmp_path, wandb=True)) as run:
+        run.log("learn", 3, loss=0.5, note="text is not a curve")
+    assert logged == [{"learn/loss": 0.5, "learn/env_steps": 3}]
