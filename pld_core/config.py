@@ -159,6 +159,7 @@ POSITIVE = frozenset(
     ("lanes", "demonstrations", "steps", "batch_size", "learning_rate", "successes", "max_episodes", "episodes")
     + ("updates_per_step", "critic_updates_per_actor_update", "replay_capacity", "grad_clip", "critics", "rank")
     + ("initial_temperature", "calql_actions", "eval_episodes", "checkpoint_seconds", "video_size", "video_fps")
+    + ("n_step", "replan_every", "grounding_frames", "grounding_steps")
 )
 NOT_NEGATIVE = frozenset(
     ("seed", "seed_offset", "xi_ramp_steps", "warmup_episodes", "min_temperature", "eval_every")
