@@ -1,0 +1,228 @@
+"""Supervised fine-tuning on episodes: windows of executed actions, three modes, one loop.
+
+Modes: ``full`` trains everything; ``head`` only the action head, so that features stay bit-identical and
+frames are encoded once; ``lora`` trains low-rank adapters of all kernels and merges them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from pld_core.errors import ConfigError, ContractError
+from pld_core.types import Episode
+from pld_core.vla.instruction import tokenise
+from pld_core.vla.layers import Params
+from pld_core.vla.lora import init_adapters, merge_adapters
+from pld_core.vla.model import GROUNDING_DIM, ModelShape, action_loss, encode
+from pld_core.vla.pretrain import grounding_error
+from pld_core.vla.training import Batch, Progress, TrainConfig, fit
+
+Mode = Literal["full", "head", "lora"]
+MODES = ("full", "head", "lora")
+HEAD_STEPS_PER_CALL = 20
+ENCODE_BATCH = 64  # frames per call when a frozen encoder is applied to a dataset
+
+
+@dataclass(frozen=True)
+class SFTData:
+    """Windows of ``N`` ticks: images ``{camera: uint8 [N, h, w, 3]}``, proprio ``[N, P]``, chunks ``[N, H, A]``,
+    instruction_ids ``[N]`` into tokens int32 ``[I, n]``, labels ``[N, 5]`` or None."""
+
+    images: dict[str, np.ndarray]
+    proprio: np.ndarray
+    chunks: np.ndarray
+    instruction_ids: np.ndarray
+    tokens: np.ndarray
+    labels: np.ndarray | None = None
+
+
+def action_windows(actions: np.ndarray, horizon: int) -> np.ndarray:
+    """Chunks float32 ``[T, H, A]`` of executed actions ``[T, A]``.
+
+    Past the end an arm (A = 7) stands still: deltas are zero and the gripper keeps its last command.
+    Other action spaces repeat the last action.
+    """
+    rest = actions[-1].copy()
+    if actions.shape[1] == 7:
+        rest[:-1] = 0.0
+    padded = np.concatenate([actions, np.tile(rest, (horizon - 1, 1))]).astype(np.float32)
+    return np.stack([padded[t : t + horizon] for t in range(len(actions))])
+
+
+def make_dataset(
+    episodes: Sequence[Episode], shape: ModelShape, labels: Sequence[np.ndarray] | None = None
+) -> SFTData:
+    """Windows of all episodes that are not voided. labels: grounding ``[T+1, 5]`` per episode."""
+    usable = [i for i, episode in enumerate(episodes) if not episode.voided and len(episode) > 0]
+    if not usable:
+        raise ContractError(f"None of the {len(episodes)} episodes given to sft can be used (voided or empty).")
+    for i in usable:
+        _check_episode(episodes[i], i, shape)
+    if labels is not None and len(labels) != len(episodes):
+        raise ContractError(f"{len(labels)} arrays of grounding labels for {len(episodes)} episodes; give one each.")
+    chosen = [episodes[i] for i in usable]
+    instructions = tuple(dict.fromkeys(episode.instruction for episode in chosen))
+    ids = [np.full(len(episode), instructions.index(episode.instruction)) for episode in chosen]
+    return SFTData(
+        images={n: np.concatenate([e.images[n][: len(e)] for e in chosen]) for n, _, _ in shape.cameras},
+        proprio=np.concatenate([e.proprio[: len(e)] for e in chosen]).astype(np.float32),
+        chunks=np.concatenate([action_windows(e.action, shape.config.horizon) for e in chosen]),
+        instruction_ids=np.concatenate(ids),
+        tokens=np.stack([tokenise(text, shape.config.text_buckets) for text in instructions]),
+        labels=None if labels is None else np.concatenate([labels[i][: len(episodes[i])] for i in usable]),
+    )
+
+
+def _check_episode(episode: Episode, index: int, shape: ModelShape) -> None:
+    missing = [name for name, _, _ in shape.cameras if name not in episode.images]
+    if missing:
+        raise ContractError(f"Episode {index} has no frames of {missing}; record episodes for sft with record_images.")
+    if episode.proprio.shape[1:] != (shape.proprio_dim,) or episode.action.shape[1:] != (shape.action_dim,):
+        raise ContractError(
+            f"Episode {index} has proprio {episode.proprio.shape[1:]} and actions {episode.action.shape[1:]}; the "
+            f"policy needs ({shape.proprio_dim},) and ({shape.action_dim},)."
+        )
+    if not np.isfinite(episode.action).all() or not np.isfinite(episode.proprio).all():
+        raise ContractError(f"Episode {index} holds NaN or infinity in its actions or proprioception.")
+
+
+def balanced_rows(instruction_ids: np.ndarray, count: int, seed: int, step: int) -> np.ndarray:
+    """Row numbers of a batch: an instruction uniformly, then a tick uniformly. Pure in (seed, step)."""
+    rng = np.random.default_rng((seed, step))
+    order = np.argsort(instruction_ids, kind="stable")
+    sizes = np.bincount(instruction_ids)
+    chosen = rng.integers(len(sizes), size=count)
+    within = (rng.random(count) * sizes[chosen]).astype(np.int64)
+    return order[np.cumsum(sizes)[chosen] - sizes[chosen] + within]
+
+
+@dataclass(frozen=True)
+class SFTLoss:
+    """Action loss, plus grounding loss where a batch has labels. ``trainable`` is what the mode says."""
+
+    shape: ModelShape
+    mode: Mode
+    grounding_weight: float = 0.0
+
+    def params(self, trainable: Params, base: Params) -> Params:
+        if self.mode == "full":
+            return trainable
+        return {**base, "head": trainable} if self.mode == "head" else merge_adapters(base, trainable)
+
+    def __call__(self, trainable: Params, constants: Any, batch: Batch, key: jax.Array) -> jax.Array:
+        params = self.params(trainable, constants["params"])
+        stats = constants["stats"]
+        if "context" in batch:
+            return action_loss(params, stats, self.shape, batch["context"], batch["chunks"], key)
+        encoding = encode(params, stats, self.shape, batch["images"], batch["tokens"], batch["proprio"])
+        loss = action_loss(params, stats, self.shape, encoding.context, batch["chunks"], key)
+        if self.grounding_weight and "labels" in batch:
+            loss = loss + self.grounding_weight * grounding_error(encoding.grounding, batch["labels"])
+        return loss
+
+
+def fine_tune(
+    params: Params,
+    stats: dict[str, np.ndarray],
+    shape: ModelShape,
+    data: SFTData,
+    config: TrainConfig,
+    *,
+    mode: Mode = "head",
+    rank: int = 32,
+    grounding_weight: float = 0.0,
+    fingerprint: str = "",
+    state_path: Any = None,
+    progress: Progress | None = None,
+) -> Params:
+    """Fine-tuned parameters; the given ones stay as they are."""
+    if mode not in MODES:
+        raise ConfigError(f"sft mode {mode!r} does not exist; valid: {', '.join(MODES)}.")
+    loss = SFTLoss(shape, mode, grounding_weight)
+    key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
+    trainable = {"full": lambda: params, "head": lambda: params["head"], "lora": lambda: init_adapters(params, rank, key)}
+    trained = fit(
+        loss,
+        trainable[mode](),
+        {"params": params, "stats": stats},
+        _batches(params, stats, shape, data, config, mode),
+        config,
+        steps_per_call=HEAD_STEPS_PER_CALL if mode == "head" else 1,
+        fingerprint=f"{fingerprint} {loss} rank {rank}",
+        state_path=state_path,
+        progress=progress,
+    )
+    return loss.params(trained, params)
+
+
+def _batches(
+    params: Params, stats: Any, shape: ModelShape, data: SFTData, config: TrainConfig, mode: Mode
+) -> Callable[[int], Batch]:
+    """A function from the step number to its batch."""
+    columns: Batch = {"chunks": data.chunks}
+    if mode == "head":
+        columns["context"] = encode_dataset(params, stats, shape, data)
+    else:
+        columns |= {"images": data.images, "proprio": data.proprio}
+        columns |= {} if data.labels is None else {"labels": data.labels.astype(np.float32)}
+
+    def batch_at(step: int) -> Batch:
+        rows = balanced_rows(data.instruction_ids, config.batch_size, config.seed, step)
+        batch = jax.tree.map(lambda column: column[rows], columns)
+        return batch if mode == "head" else {**batch, "tokens": data.tokens[data.instruction_ids[rows]]}
+
+    return batch_at
+
+
+def encode_dataset(params: Params, stats: Any, shape: ModelShape, data: SFTData) -> np.ndarray:
+    """The frozen encoder's context of every tick, ``[N, context_dim]``."""
+    parts = []
+    for start in range(0, len(data.chunks), ENCODE_BATCH):
+        rows = np.minimum(np.arange(start, start + ENCODE_BATCH), len(data.chunks) - 1)  # the last batch is padded
+        images = {name: frames[rows] for name, frames in data.images.items()}
+        tokens = data.tokens[data.instruction_ids[rows]]
+        parts.append(np.asarray(_context(shape, params, stats, images, tokens, data.proprio[rows])))
+    return np.concatenate(parts)[: len(data.chunks)]
+
+
+@partial(jax.jit, static_argnames=("shape",))
+def _context(shape: ModelShape, params: Params, stats: Any, images: Any, tokens: jax.Array, proprio: jax.Array):
+    return encode(params, stats, shape, images, tokens, proprio).context
+
+
+def fit_proprio_stats(stats: dict[str, np.ndarray], proprio: np.ndarray) -> dict[str, np.ndarray]:
+    """``stats`` with the mean and standard deviation of ``proprio [N, P]``; constants keep a scale of one."""
+    deviation = proprio.std(axis=0)
+    scale = np.where(deviation > 1e-4, deviation, 1.0)
+    return {**stats, "proprio_mean": _float(proprio.mean(axis=0)), "proprio_std": _float(scale)}
+
+
+def fit_action_stats(
+    stats: dict[str, np.ndarray], actions: np.ndarray, percentile_bins: bool = False
+) -> dict[str, np.ndarray]:
+    """``stats`` for actions ``[N, A]``: mean, deviation and, if asked for, the 1st and 99th percentile as bin range."""
+    deviation = np.maximum(actions.std(axis=0), 0.05)  # a constant gripper must not be blown up
+    low, high = stats["action_low"], stats["action_high"]
+    if percentile_bins:
+        low, high = np.percentile(actions, [1, 99], axis=0)
+        flat = high - low < 0.02
+        low, high = np.where(flat, -1.0, low), np.where(flat, 1.0, high)
+    return {
+        **stats,
+        "action_mean": _float(actions.mean(axis=0)),
+        "action_std": _float(deviation),
+        "action_low": _float(low),
+        "action_high": _float(high),
+    }
+
+
+def _float(x: Any) -> np.ndarray:
+    return np.asarray(x, np.float32)
+
+
