@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
-from pld_core import registry, robots
-from pld_core.config import TrainConfig, check_keys, from_dict, load_config, to_dict, validate
-from pld_core.errors import ConfigError
+from pld_core import stations
+from pld_core.errors import RobotUnavailableError
 from pld_core.rewards import binary
-from pld_core.robots import Robot
 from pld_core.stages.pipeline import Pipeline
+from pld_core.stations import RobotConfig
 
-__all__ = ["PLD", "Pipeline", "Robot", "Task", "binary"]
+__all__ = ["PLD", "Pipeline", "Task", "binary"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,29 +30,47 @@ class PLD:
         PLD.Reward = binary()
         VLA_star = PLD.train()
 
-    What is not set comes from the task's preset. ``train`` takes settings of TrainConfig as
-    keywords (``**{"learn.steps": 20_000}``) and returns the distilled policy.
+    VLA is a policy, a callable or a name. What is not set comes from the task's preset. ``train``
+    takes settings of TrainConfig as keywords, as in ``PLD.train(**{"learn.steps": 20_000})``, and
+    returns the distilled policy.
     """
 
     VLA: Any = "compact"
-    robot: Robot | None = None
+    robot: RobotConfig | None = None
     task: Task | str = "peg_insertion"
     Reward: Any = "binary"
 
     @classmethod
     def train(cls, **settings: Any) -> Any:
+        """The whole loop; RobotUnavailableError where a real arm is named and cannot be reached."""
         task = cls.task.name if isinstance(cls.task, Task) else cls.task
         if cls.robot is not None:
-            cls.robot.require(task)
+            _require(cls.robot, task)
             settings = {"robot": cls.robot.name, **settings}
-        return Pipeline(preset=task, base_policy=cls.VLA, reward=cls.Reward, **settings).train()
+        return Pipeline(base_policy=cls.VLA, reward=cls.Reward, preset=task, **settings).train()
+
+
+def _require(robot: RobotConfig, task: str) -> None:
+    """Refuse a robot that is not there, or that the task is not made for."""
+    if not robot.is_simulated:
+        twin = robot.simulated_twin
+        raise RobotUnavailableError(
+            f"No arm answers as {robot.name!r} ({robot.driver} at {robot.address or 'no address'}): this version drives "
+            f"simulated robots only." + (f" Use the simulated twin, {twin.upper()}()." if twin else "")
+        )
+    wanted = stations.load_task(task).robot
+    if wanted != robot.name:
+        raise RobotUnavailableError(f"Task {task!r} is made for {wanted!r}, not for {robot.name!r}.")
 
 
 def __getattr__(name: str) -> Any:
-    """``YAM_SIM_01`` and ``GPU_Insertion``: every known robot and task, spelled as classes are."""
+    """``YAM_SIM_01`` and ``GPU_Insertion``: every known robot and task, spelled as classes are.
+
+    Calling a robot reads its station file and connects nothing.
+    """
     lowered = name.lower()
-    if lowered in registry.names("robots") or lowered in robots.station_names():
-        return lambda: robots.load(lowered)
-    if lowered in registry.names("tasks"):
+    if lowered in stations.robot_names():
+        return lambda: stations.load_robot(lowered)
+    if lowered in stations.task_names():
         return lambda: Task(lowered)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

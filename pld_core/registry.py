@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from pld_core.errors import ConfigError, UnknownNameError
 
-Kind = Literal["tasks", "robots", "policies", "rewards"]
+Kind = Literal["tasks", "robots", "policies", "rewards", "adapters"]
 
-_SINGULAR = {"tasks": "task", "robots": "robot", "policies": "policy", "rewards": "reward"}
+_SINGULAR = {"tasks": "task", "robots": "robot", "policies": "policy", "rewards": "reward", "adapters": "adapter"}
 _EXTRAS = {
     "rclpy": "ros",
     "rosbags": "ros",
