@@ -18,7 +18,7 @@ from pld_sim.tabletop.models import TOOL_SITE, ArmModel
 
 SUBSTEPS = 25  # physics steps per tick: 20 Hz at a time step of 2 ms
 INTERPOLATION = 5  # joint targets move in this many pieces per tick
-MAX_LEAD_M = 0.015  # how far the target may run ahead of the measured position
+MAX_LEAD_M = 0.012  # how far the target may run ahead of the measured position
 MAX_LEAD_RAD = 0.15
 IK_ITERATIONS = 2
 IK_DAMPING = 0.02
@@ -33,7 +33,7 @@ class Workspace:
 
     lower: tuple[float, float, float]
     upper: tuple[float, float, float]
-    rotation: tuple[float, float, float] = (0.25, 0.25, 0.8)
+    rotation: tuple[float, float, float] = (0.35, 0.35, 0.8)
 
 
 class EndEffectorController:

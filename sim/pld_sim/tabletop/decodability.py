@@ -97,7 +97,7 @@ def loss(params: dict[str, jax.Array], images: jax.Array, proprio: jax.Array, la
 
 
 @partial(jax.jit, donate_argnums=(0, 1, 2))
-def update(params, first, second, step, rate, batch):  # noqa: ANN001, ANN201
+def update(params, first, second, step, rate, batch):
     """One Adam step."""
     value, gradient = jax.value_and_grad(loss)(params, *batch)
     first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)

@@ -13,7 +13,7 @@ import numpy as np
 
 from pld_core.types import ActionSpec
 from pld_sim.tabletop import rotations
-from pld_sim.tabletop.world import World
+from pld_sim.tabletop.world import TaskError, World
 
 CLOSED, OPEN = -1.0, 1.0
 
@@ -29,10 +29,10 @@ class InsertionGains:
     yaw_misaligned: float = 0.12
     hover: float = 0.012  # height of the tip above the rim while aligning
     funnel: float = 0.6  # metres of extra height per metre of lateral error
-    gain: float = 0.5  # share of the error that one tick tries to remove
-    lateral_speed: float = 0.7
-    descent_speed: float = 0.5
-    vertical_speed: float = 0.7
+    gain: float = 0.4  # share of the error that one tick tries to remove
+    lateral_speed: float = 0.6
+    descent_speed: float = 0.4
+    vertical_speed: float = 0.6
 
 
 def smoothstep(value: float, low: float, high: float) -> float:
@@ -48,19 +48,20 @@ def saturate(vector: np.ndarray, limit: float) -> np.ndarray:
 
 
 def insertion_action(
-    world: World, lateral: np.ndarray, yaw: float, height: float, gains: InsertionGains, spec: ActionSpec
+    world: World, error: TaskError, height: float, gains: InsertionGains, spec: ActionSpec
 ) -> np.ndarray:
     """One action, float32 [7], that brings a held part into its hole.
 
-    lateral: [2] metres from tip to hole centre, base frame; yaw: radians left to turn;
-    height: metres of the tip above the rim (negative inside).
+    error: from the part's tip to its seat; height: metres of the tip above the rim (negative inside).
     """
+    lateral, tilt = error.offset[:2], float(np.linalg.norm(error.tilt))
     lead, _ = pending(world)
     distance = float(np.linalg.norm(lateral))
     inside = smoothstep(-height, 0.0005, 0.003) * (1.0 - smoothstep(distance, gains.inside, gains.inside + 0.001))
     aligned = 1.0 - smoothstep(distance, gains.aligned, gains.misaligned)
-    aligned *= 1.0 - smoothstep(abs(yaw), gains.yaw_aligned, gains.yaw_misaligned)
-    ready = max(aligned * smoothstep(height, -0.004, -0.002), inside)
+    aligned *= 1.0 - smoothstep(abs(error.yaw), gains.yaw_aligned, gains.yaw_misaligned)
+    # A part that leans has jammed: pushing on would twist it out of the grip.
+    ready = max(aligned * smoothstep(height, -0.004, -0.002), inside) * (1.0 - smoothstep(tilt, 0.08, 0.16))
 
     # Below the rim and not in the hole: climb first, a sideways move would only drag the part along.
     free = max(smoothstep(height, 0.0, 0.005), 0.2 * aligned, inside)
@@ -69,7 +70,7 @@ def insertion_action(
     goal = gains.hover + gains.funnel * distance
     climb = saturate(np.array([gains.gain * (goal - height - lead[2]) / spec.translation_m]), gains.vertical_speed)[0]
     vertical = ready * -gains.descent_speed + (1.0 - ready) * climb
-    return pack([*sideways, vertical], upright_turn(world, yaw, spec), CLOSED)
+    return pack([*sideways, vertical], upright_turn(world, error, spec), CLOSED)
 
 
 def pending(world: World) -> tuple[np.ndarray, np.ndarray]:
@@ -79,13 +80,10 @@ def pending(world: World) -> tuple[np.ndarray, np.ndarray]:
     return controller.target_position - position, rotations.rotvec_between(controller.target_quat, quat)
 
 
-def upright_turn(world: World, yaw: float, spec: ActionSpec, gain: float = 0.4, limit: float = 0.7) -> np.ndarray:
-    """Rotation action [3] that keeps the tool pointing down and removes ``yaw`` radians of heading error."""
-    controller = world.controller
-    nominal = np.array(world.arm.nominal_quat)
-    tilt = rotations.rotvec_between(controller.target_quat, nominal)
+def upright_turn(world: World, error: TaskError, spec: ActionSpec, gain: float = 0.4, limit: float = 0.7) -> np.ndarray:
+    """Rotation action [3] that straightens the tool (or what it holds) and removes the heading error."""
     _, lead = pending(world)
-    wanted = np.array([-tilt[0], -tilt[1], yaw - lead[2]])
+    wanted = np.array([*error.tilt, error.yaw]) - lead
     return saturate(gain * wanted / spec.rotation_rad, limit)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from pld_core.types import ActionSpec
 from pld_sim.tabletop import rotations
+from pld_sim.tabletop.contacts import GRIP
 from pld_sim.tabletop.control import Workspace
 from pld_sim.tabletop.models import ArmModel, load_fr3
 from pld_sim.tabletop.oracles import InsertionGains, insertion_action
@@ -18,6 +19,7 @@ CLEARANCE = 0.002  # a side
 SOCKET_HALF, SOCKET_HEIGHT, SOCKET_DEPTH = 0.030, 0.040, 0.030
 SUCCESS_DEPTH, TARGET_DEPTH = 0.020, 0.025
 CENTRE_X = 0.50
+STEEL_KG_M3 = 7800.0
 
 RED, TIP_GREEN = (0.85, 0.10, 0.10, 1.0), (0.15, 0.95, 0.30, 1.0)
 BLUE, RIM_YELLOW, HOLE_BLACK = (0.10, 0.25, 0.75, 1.0), (1.0, 0.90, 0.25, 1.0), (0.02, 0.02, 0.02, 1.0)
@@ -57,10 +59,7 @@ class PegInsertion:
         peg = spec.worldbody.add_body(name="peg", pos=[CENTRE_X, 0, 0.3])
         peg.add_freejoint(name="peg_joint")
         half = PEG_LENGTH / 2
-        add_hidden_box(
-            peg, (0, 0, 0), (PEG_HALF, PEG_HALF, half), density=2700.0, condim=4,
-            friction=[1.2, 0.02, 0.0005], solref=[0.004, 1.0],
-        )  # fmt: skip
+        add_hidden_box(peg, (0, 0, 0), (PEG_HALF, PEG_HALF, half), density=STEEL_KG_M3, **GRIP)
         add_box(peg, (0, 0, TIP_BAND / 2), (PEG_HALF, PEG_HALF, half - TIP_BAND / 2), RED)
         add_box(peg, (0, 0, TIP_BAND / 2 - half), (PEG_HALF, PEG_HALF, TIP_BAND / 2), TIP_GREEN)
 
@@ -82,16 +81,17 @@ class PegInsertion:
         world.forward()
         world.settle(6)
 
-    def _tip(self, world: World) -> tuple[np.ndarray, float]:
-        """Tip position [m] and the peg's heading [rad], base frame."""
+    def _tip(self, world: World) -> tuple[np.ndarray, np.ndarray]:
+        """Tip position [m] and the peg's rotation matrix [3, 3], base frame."""
         position, matrix = world.body_pose(world.model.body("peg").id)
-        return position - matrix[:, 2] * PEG_LENGTH / 2, rotations.yaw_of(matrix.ravel())
+        return position - matrix[:, 2] * PEG_LENGTH / 2, matrix
 
     def error(self, world: World) -> TaskError:
-        tip, heading = self._tip(world)
-        position, matrix = world.body_pose(world.model.body("socket").id)
+        tip, matrix = self._tip(world)
+        position, socket = world.body_pose(world.model.body("socket").id)
         target = position + np.array([0.0, 0.0, SOCKET_HEIGHT - TARGET_DEPTH])
-        return TaskError(target - tip, rotations.wrap(rotations.yaw_of(matrix.ravel()) - heading, np.pi / 2))
+        yaw = rotations.wrap(rotations.yaw_of(socket.ravel()) - rotations.yaw_of(matrix.ravel()), np.pi / 2)
+        return TaskError(target - tip, yaw, rotations.tilt_to_upright(matrix[:, 2]))
 
     def succeeded(self, world: World) -> bool:
         tip, _ = self._tip(world)
@@ -103,4 +103,4 @@ class PegInsertion:
     def act(self, world: World) -> np.ndarray:
         error = self.error(world)
         height = -error.offset[2] - TARGET_DEPTH  # of the tip above the rim
-        return insertion_action(world, error.offset[:2], error.yaw, height, self.gains, self.actions)
+        return insertion_action(world, error, height, self.gains, self.actions)

@@ -48,3 +48,8 @@ def yaw_of(flat_matrix: np.ndarray) -> float:
 def wrap(angle: float, period: float = 2 * np.pi) -> float:
     """The angle's representative nearest zero, for things that look the same every ``period``."""
     return float(angle - period * np.round(angle / period))
+
+
+def tilt_to_upright(axis: np.ndarray) -> np.ndarray:
+    """Rotation [2] about x and y [rad] that turns the unit vector ``axis`` into (0, 0, 1), for small tilts."""
+    return np.array([axis[1], -axis[0]])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from pld_sim.tabletop.contacts import SMOOTH
 from pld_sim.tabletop.models import HIDDEN_GROUP, TASK_GROUP
 
 TABLE_HALF_SIZE = (0.45, 0.6, 0.02)
@@ -143,7 +144,7 @@ def add_well(
             centre, half = np.zeros(3), np.zeros(3)
             centre[axis], half[axis], half[1 - axis] = middle, across, along
             centre[2], half[2] = height / 2, height / 2
-            add_hidden_box(body, centre, half, friction=[0.4, 0.01, 0.0005], solref=[0.004, 1.0])
+            add_hidden_box(body, centre, half, **SMOOTH)
             centre[2], half[2] = (height - rim) / 2, (height - rim) / 2
             centre[axis], half[axis] = middle + sign * liner / 2, across - liner / 2
             half[1 - axis] = along + overlap
@@ -155,5 +156,5 @@ def add_well(
             centre[axis], half[axis] = middle, across
             centre[2], half[2] = height - rim / 2, rim / 2
             add_box(body, centre, half, rim_colour)
-    add_hidden_box(body, (0, 0, floor / 2), (hole[0], hole[1], floor / 2), solref=[0.004, 1.0])
+    add_hidden_box(body, (0, 0, floor / 2), (hole[0], hole[1], floor / 2), **SMOOTH)
     add_box(body, (0, 0, floor / 2), (hole[0], hole[1], floor / 2), inside)

@@ -20,11 +20,12 @@ class TaskError:
     """Where the target is, seen from the tool (peg tip, connector, fingertips).
 
     offset: metres, base frame, tool point to target point; yaw: radians the tool has yet to turn;
-    up: direction of the held thing's axis, a unit vector that is (0, 0, 1) when it hangs straight.
+    tilt: [2] radians about x and y that would stand the tool (or what it holds) upright.
     """
 
     offset: np.ndarray
     yaw: float
+    tilt: np.ndarray
 
     def grounding(self) -> np.ndarray:
         """float32 [5]: dx, dy, dz in centimetres, sin and cos of the yaw error."""
