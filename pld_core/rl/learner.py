@@ -20,6 +20,7 @@ from pld_core.data.replay import Batch
 from pld_core.errors import ConfigError, ContractError, NonFiniteError
 from pld_core.rl import losses, networks, updates
 from pld_core.rl.config import LearnerConfig
+from pld_core.rl.encoder import init_encoder, latent_size
 from pld_core.rl.optim import init_adam
 from pld_core.rl.state import ActorParams, LearnerState
 
@@ -48,10 +49,11 @@ class Learner:
     def init(self, seed: int) -> LearnerState:
         """A fresh state; its mode residual is exactly 0."""
         config = self.config
-        key, actor_key, critic_key, _ = jax.random.split(jax.random.PRNGKey(seed), 4)
-        actor = networks.init_actor(actor_key, config, self.state_dim, self.action_dim)
-        heads = networks.init_critics(critic_key, config, self.state_dim, self.action_dim)
-        critic = {"heads": heads, "encoder": {}}
+        key, actor_key, critic_key, encoder_key = jax.random.split(jax.random.PRNGKey(seed), 4)
+        width = self.state_dim + latent_size(config)
+        actor = networks.init_actor(actor_key, config, width, self.action_dim)
+        heads = networks.init_critics(critic_key, config, width, self.action_dim)
+        critic = {"heads": heads, "encoder": init_encoder(encoder_key, config, self.cameras)}
         log_temperature = jnp.asarray(math.log(config.init_temperature), jnp.float32)
         return LearnerState(
             actor=actor,

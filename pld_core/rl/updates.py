@@ -24,23 +24,44 @@ from pld_core.rl.state import ActorParams, LearnerState
 Kind = Literal["sac", "calql"]
 
 
-@partial(jax.jit, static_argnames=("config", "kind"), donate_argnames=("state",))
 def update(
     config: LearnerConfig, kind: Kind, state: LearnerState, batches: Batch, xi: jax.Array
 ) -> tuple[LearnerState, losses.Metrics]:
-    """K critic updates on ``[K, B, ...]`` batches and an actor update after every ``ratio`` of them."""
+    """K critic updates on ``[K, B, ...]`` batches and an actor update after every ``ratio`` of them.
+
+    Convolutions inside a compiled loop are 17 times slower than outside it on a CPU (measured), so
+    with an image encoder the loop is in Python: its overhead is nothing beside a convolution.
+    """
+    if config.encoder == "features":
+        return _scan(config, kind, state, batches, xi)
+    rows = []
+    for i in range(len(batches.state)):
+        batch = jax.tree.map(lambda x, i=i: x[i], batches)
+        state, seen, metrics = _compiled_critic_step(config, kind, state, batch, xi)
+        if (i + 1) % config.critic_actor_ratio == 0:
+            if _trains_actor(config, kind):
+                state, actor_metrics = _compiled_actor_step(config, state, seen, batch, xi)
+                metrics |= actor_metrics
+            rows.append(metrics)
+    return state, jax.tree.map(lambda *values: sum(values) / len(values), *rows)
+
+
+def _trains_actor(config: LearnerConfig, kind: Kind) -> bool:
+    return kind == "sac" or config.calql_updates_actor
+
+
+@partial(jax.jit, static_argnames=("config", "kind"), donate_argnames=("state",))
+def _scan(
+    config: LearnerConfig, kind: Kind, state: LearnerState, batches: Batch, xi: jax.Array
+) -> tuple[LearnerState, losses.Metrics]:
     ratio = config.critic_actor_ratio
-    batches = batches._replace(
-        state=normalise(state.normalizer, batches.state), next_state=normalise(state.normalizer, batches.next_state)
-    )
     groups = jax.tree.map(lambda x: x.reshape(-1, ratio, *x.shape[1:]), batches)
-    with_actor = kind == "sac" or config.calql_updates_actor
 
     def one_group(state: LearnerState, group: Batch) -> tuple[LearnerState, losses.Metrics]:
         for i in range(ratio):
             batch = jax.tree.map(lambda x, i=i: x[i], group)
             state, seen, metrics = _critic_step(config, kind, state, batch, xi)
-        if with_actor:
+        if _trains_actor(config, kind):
             state, actor_metrics = _actor_step(config, state, seen, batch, xi)
             metrics |= actor_metrics
         return state, metrics
@@ -53,10 +74,12 @@ def _critic_step(
     config: LearnerConfig, kind: Kind, state: LearnerState, batch: Batch, xi: jax.Array
 ) -> tuple[LearnerState, jax.Array, losses.Metrics]:
     """One critic update; also returns the actor's view of ``batch`` (encoded, gradient stopped)."""
-    key, here_key, there_key, random_key, shift_key = jax.random.split(state.key, 5)
-    images, next_images = random_shift(config, shift_key, batch.images, batch.next_images)
+    key, here_key, there_key, random_key, shift_key, next_shift_key = jax.random.split(state.key, 6)
+    images = random_shift(config, shift_key, batch.images)
+    next_images = random_shift(config, next_shift_key, batch.next_images)
     encoder = state.critic["encoder"]
-    next_state = jax.lax.stop_gradient(encode(config, encoder, batch.next_state, next_images))
+    own, following = normalise(state.normalizer, batch.state), normalise(state.normalizer, batch.next_state)
+    next_state = jax.lax.stop_gradient(encode(config, encoder, following, next_images))
     n_next = config.calql_actions if kind == "calql" else 1
     there = losses.propose(config, state.actor, next_state, batch.next_base_action, there_key, n_next, xi)
     n_target = min(n_next, config.calql_target_actions)
@@ -65,7 +88,7 @@ def _critic_step(
     wanted = losses.td_target(config, state.target, batch, next_state, for_target, temperature)
 
     def loss(critic: Params) -> tuple[jax.Array, tuple[jax.Array, losses.Metrics]]:
-        seen = encode(config, critic["encoder"], batch.state, images)
+        seen = encode(config, critic["encoder"], own, images)
         stopped = jax.lax.stop_gradient(seen)
         if kind == "sac":
             value, metrics = losses.sac_critic_loss(critic["heads"], seen, batch, wanted)
@@ -81,6 +104,8 @@ def _critic_step(
     critic, moments, norm = adamw(
         grads, state.critic_moments, state.critic, config.learning_rate, config.weight_decay, config.grad_clip
     )
+    if not config.train_encoder:
+        critic = critic | {"encoder": encoder}  # weight decay must not shrink a frozen encoder
     state = dataclasses.replace(
         state,
         critic=critic,
@@ -123,6 +148,10 @@ def _actor_step(
         key=key,
     )
     return state, metrics | {"actor_grad_norm": norm, "temperature": temperature}
+
+
+_compiled_critic_step = jax.jit(_critic_step, static_argnames=("config", "kind"), donate_argnames=("state",))
+_compiled_actor_step = jax.jit(_actor_step, static_argnames=("config",), donate_argnames=("state",))
 
 
 @partial(jax.jit, static_argnames=("config",))
