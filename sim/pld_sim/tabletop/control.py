@@ -20,7 +20,6 @@ SUBSTEPS = 25  # physics steps per tick: 20 Hz at a time step of 2 ms
 INTERPOLATION = 5  # joint targets move in this many pieces per tick
 MAX_LEAD_M = 0.012  # how far the target may run ahead of the measured position
 MAX_LEAD_RAD = 0.15
-IK_ITERATIONS = 2
 IK_DAMPING = 0.02
 POSTURE_GAIN = 0.05  # pull of the redundant joint towards the home posture, per iteration
 FINGER_SPEED = 0.2  # metres per second and finger
@@ -99,8 +98,7 @@ class EndEffectorController:
         """Advance the physics by one tick under one action, float [7] in [-1, 1]."""
         self._move_target(data, action)
         start, finger_start = self._command.copy(), self._finger
-        for _ in range(IK_ITERATIONS):
-            self._iterate_ik()
+        self._iterate_ik()  # one is enough: 10 mm leave 0.1 mm, which the next tick removes
         finger_goal = self._arm.finger_open if action[6] > 0 else 0.0
         stride = FINGER_SPEED * SUBSTEPS * self._model.opt.timestep
         self._finger += float(np.clip(finger_goal - self._finger, -stride, stride))
@@ -140,7 +138,10 @@ class EndEffectorController:
         gram = jacobian @ jacobian.T + IK_DAMPING**2 * np.eye(6)
         posture = POSTURE_GAIN * (self._home - self._command)
         # Full step to the pose; the posture acts only in what the pose leaves free.
-        step = jacobian.T @ np.linalg.solve(gram, error - jacobian @ posture) + posture
+        mujoco.mju_cholFactor(gram, 1e-9)  # a tenth of the time of numpy's solve
+        weights = np.empty(6)
+        mujoco.mju_cholSolve(weights, gram, error - jacobian @ posture)
+        step = jacobian.T @ weights + posture
         self._command = np.clip(self._command + step, self._range[:, 0], self._range[:, 1])
 
 

@@ -11,7 +11,7 @@ from pld_sim.tabletop.contacts import GRIP
 from pld_sim.tabletop.control import Workspace
 from pld_sim.tabletop.models import ArmModel, load_fr3
 from pld_sim.tabletop.oracles import InsertionGains, insertion_action
-from pld_sim.tabletop.scene import CameraPlacement, add_box, add_camera, add_hidden_box, add_well, configure
+from pld_sim.tabletop.scene import CameraPlacement, Well, add_box, add_camera, add_hidden_box, add_well, configure
 from pld_sim.tabletop.world import TaskError, World
 
 PEG_HALF, PEG_LENGTH, TIP_BAND = 0.008, 0.075, 0.012
@@ -47,8 +47,8 @@ class PegInsertion:
         spec, arm = load_fr3(visual)
         configure(spec, visual)
         socket = spec.worldbody.add_body(name="socket", mocap=True, pos=[CENTRE_X, 0, 0])
-        hole = (PEG_HALF + CLEARANCE,) * 2
-        add_well(socket, hole, (SOCKET_HALF,) * 2, SOCKET_HEIGHT, SOCKET_DEPTH, (BLUE, RIM_YELLOW, HOLE_BLACK))
+        well = Well((PEG_HALF + CLEARANCE,) * 2, (SOCKET_HALF,) * 2, SOCKET_HEIGHT, SOCKET_DEPTH)
+        add_well(spec, socket, well, (BLUE, RIM_YELLOW, HOLE_BLACK))
         self._add_peg(spec)
         add_camera(spec.body(arm.hand), "wrist", self.wrist)
         add_camera(spec.worldbody, "front", self.front)

@@ -118,43 +118,77 @@ def add_hidden_box(
     )
 
 
-def add_well(
-    body: mujoco.MjsBody,
-    hole: tuple[float, float],
-    outer: tuple[float, float],
-    height: float,
-    depth: float,
-    colours: tuple[Sequence[float], Sequence[float], Sequence[float]],
-    rim: float = 0.003,
-) -> None:
-    """A block with a rectangular hole from above, standing on the body's origin.
+@dataclass(frozen=True)
+class Well:
+    """A block with a rectangular hole from above. Lengths in metres; hole, outer: half sizes in x and y."""
 
-    hole, outer: half sizes in x and y [m]; colours: block, rim and inside of the hole. The drawn parts
-    never share a plane, so nothing flickers.
+    hole: tuple[float, float]
+    outer: tuple[float, float]
+    height: float
+    depth: float
+    rim: float = 0.003  # thickness of the bright layer on top
+
+
+def add_well(
+    spec: mujoco.MjSpec,
+    body: mujoco.MjsBody,
+    well: Well,
+    colours: tuple[Sequence[float], Sequence[float], Sequence[float]],
+) -> None:
+    """Stand a block with a hole on the body's origin; colours: block, rim and inside of the hole.
+
+    Contacts are with five boxes; drawn are three meshes, because every drawn geom costs 10 us a camera.
     """
-    block, rim_colour, inside = colours
-    liner, floor = 0.001, height - depth
-    for axis in (0, 1):
+    (hx, hy), (ox, oy), top = well.hole, well.outer, well.height
+    floor, seam = top - well.depth, top - well.rim
+    for axis, across, along in ((0, (ox - hx) / 2, oy), (1, (oy - hy) / 2, hx)):
         for sign in (-1.0, 1.0):
-            # Walls along y carry the corners, walls along x fit between them.
-            across = (outer[axis] - hole[axis]) / 2
-            along = outer[1] if axis == 0 else hole[0]
-            overlap = 0.0 if axis == 0 else across / 2  # of drawn walls, so that no seam shows
-            middle = sign * (hole[axis] + across)
             centre, half = np.zeros(3), np.zeros(3)
-            centre[axis], half[axis], half[1 - axis] = middle, across, along
-            centre[2], half[2] = height / 2, height / 2
+            centre[axis], centre[2] = sign * (well.hole[axis] + across), top / 2
+            half[axis], half[1 - axis], half[2] = across, along, top / 2
             add_hidden_box(body, centre, half, **SMOOTH)
-            centre[2], half[2] = (height - rim) / 2, (height - rim) / 2
-            centre[axis], half[axis] = middle + sign * liner / 2, across - liner / 2
-            half[1 - axis] = along + overlap
-            add_box(body, centre, half, block)
-            centre[axis], half[axis] = sign * (hole[axis] + liner / 2), liner / 2
-            half[1 - axis] = hole[1 - axis]
-            add_box(body, centre, half, inside)
-            half[1 - axis] = along + overlap
-            centre[axis], half[axis] = middle, across
-            centre[2], half[2] = height - rim / 2, rim / 2
-            add_box(body, centre, half, rim_colour)
-    add_hidden_box(body, (0, 0, floor / 2), (hole[0], hole[1], floor / 2), **SMOOTH)
-    add_box(body, (0, 0, floor / 2), (hole[0], hole[1], floor / 2), inside)
+    add_hidden_box(body, (0, 0, floor / 2), (hx, hy, floor / 2), **SMOOTH)
+    name = body.name
+    add_faces(spec, body, f"{name}_block", ring((ox, oy), 0.0, (ox, oy), seam), colours[0])
+    rim = ring((ox, oy), seam, (ox, oy), top) + ring((ox, oy), top, (hx, hy), top)
+    add_faces(spec, body, f"{name}_rim", rim, colours[1])
+    bottom = [[(-hx, -hy, floor), (hx, -hy, floor), (hx, hy, floor), (-hx, hy, floor)]]
+    add_faces(spec, body, f"{name}_hole", ring((hx, hy), top, (hx, hy), floor) + bottom, colours[2])
+
+
+Quad = Sequence[tuple[float, float, float]]
+
+
+def ring(start: tuple[float, float], z0: float, end: tuple[float, float], z1: float) -> list[Quad]:
+    """Four faces that join the rectangle with half sizes ``start`` at z0 to ``end`` at z1.
+
+    They face outwards when z1 is above z0 (or upwards when the second rectangle is the smaller one).
+    """
+    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    low = [(sx * start[0], sy * start[1], z0) for sx, sy in signs]
+    high = [(sx * end[0], sy * end[1], z1) for sx, sy in signs]
+    return [[low[i], low[(i + 1) % 4], high[(i + 1) % 4], high[i]] for i in range(4)]
+
+
+def add_faces(
+    spec: mujoco.MjSpec, body: mujoco.MjsBody, name: str, quads: Sequence[Quad], rgba: Sequence[float]
+) -> None:
+    """Draw flat faces (counter-clockwise seen from their visible side) as one geom without contacts."""
+    vertices = np.array(quads, dtype=float).reshape(-1, 3)
+    first = 4 * np.arange(len(quads))[:, None]
+    faces = np.concatenate([first + [0, 1, 2], first + [0, 2, 3]])
+    spec.add_mesh(
+        name=name,
+        uservert=vertices.ravel(),
+        userface=faces.ravel(),
+        inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL,
+    )
+    body.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_MESH,
+        meshname=name,
+        rgba=list(rgba),
+        group=TASK_GROUP,
+        contype=0,
+        conaffinity=0,
+        mass=0.0,
+    )
