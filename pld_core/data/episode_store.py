@@ -1,105 +1,175 @@
-"""An append-only folder of episodes that no crash can spoil.
+"""An append-only folder of episodes that survives crashes, full disks and power cuts.
 
-One ``episode_<k>.npz`` per episode (arrays plus a JSON header; no pickle). A file takes its name only
-when it is complete and on disk; files that cannot be read are moved to ``corrupt/`` when the folder
-is opened.
+One ``episode-00000000.npz`` per episode and ``index.jsonl`` with one line each. An episode counts as
+stored once its file has its name; the index is only a summary and is rebuilt from the files
+whenever the two disagree. One writer at a time; any number of readers (``read_only``).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import os
 import warnings
-import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from pld_core.data.episode_files import DamagedEpisodeError, read_episode, read_record, write_episode
+from pld_core.errors import ContractError, StorageError
+from pld_core.storage import storage_errors, write_atomic
+from pld_core.types import Episode
 
-from pld_core.storage import storage_errors, write_atomic, write_json
-from pld_core.types import Episode, EpisodeSpec
-
-_COLUMNS = ("proprio", "state", "base_action", "residual", "action", "reward", "source", "intervention")
-_FLAGS = ("instruction", "terminated", "truncated", "success", "policy_version", "voided")
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+_PATTERN = "episode-*.npz"
+_CORRUPT = "corrupt"
 
 
 class EpisodeStore:
-    """Episodes in the order in which they were appended; ``load(k)`` reads one, iteration reads all."""
+    """Episodes in the order in which they were appended.
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create; heals what a crash left behind."""
-        self.folder = Path(folder)
-        with storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        self._headers: list[dict[str, Any]] = []
-        self._files: list[Path] = []
-        for path in sorted(self.folder.glob("episode_*.npz")):
-            self._adopt(path)
+    Opening heals what a crash left behind: files without an index line are indexed, half-written
+    lines dropped, damaged files moved to ``corrupt/`` with a warning. With ``read_only`` the same
+    view is given and nothing on disk is touched.
+    """
+
+    def __init__(self, folder: str | Path, read_only: bool = False) -> None:
+        self.folder, self.read_only = Path(folder), read_only
+        if not read_only:
+            with storage_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                for leftover in self.folder.glob(".*.tmp"):  # of a writer that was killed
+                    leftover.unlink(missing_ok=True)
+        self._records = self._open()
+        self._next = 1 + max((_number(path.name) for path in self._all_files()), default=-1)
+
+    @property
+    def index_path(self) -> Path:
+        return self.folder / "index.jsonl"
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._records)
 
     def __iter__(self) -> Iterator[Episode]:
-        return (self.load(k) for k in range(len(self)))
+        """Every episode; a file whose content turns out to be damaged is moved aside and left out."""
+        for record in list(self._records):
+            path = self.folder / record["file"]
+            try:
+                episode = read_episode(path)
+            except DamagedEpisodeError as error:
+                self._set_aside(path, error)
+                self._records.remove(record)
+                continue
+            yield episode
 
-    def append(self, episode: Episode, **metadata: Any) -> Path:
-        """Write one episode; StorageError (nothing changed) if the disk does not take it."""
-        header = {
-            "spec": dataclasses.asdict(episode.spec),
-            **{name: getattr(episode, name) for name in _FLAGS},
-            "ticks": len(episode),
-            "cameras": sorted(episode.images),
-            "metadata": metadata,
-        }
-        arrays = {name: getattr(episode, name) for name in _COLUMNS}
-        arrays |= {f"image_{name}": frames for name, frames in episode.images.items()}
-        arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-        last = int(self._files[-1].stem.rpartition("_")[2]) if self._files else -1
-        path = self.folder / f"episode_{last + 1:06d}.npz"
-        write_atomic(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
-        self._files.append(path)
-        self._headers.append(json.loads(json.dumps(header)))
-        return path
+    def load(self, i: int) -> Episode:
+        """Episode number ``i`` (negative counts from the end)."""
+        if not -len(self) <= i < len(self):
+            raise ContractError(f"Episode {i} was asked for; {self.folder} holds {len(self)}.")
+        return read_episode(self.folder / self._records[i]["file"])
 
-    def load(self, k: int) -> Episode:
-        with np.load(self._files[k], allow_pickle=False) as arrays:
-            header = json.loads(arrays["header"].tobytes())
-            columns = {name: arrays[name] for name in _COLUMNS}
-            images = {name: arrays[f"image_{name}"] for name in header["cameras"]}
-        return Episode(
-            spec=EpisodeSpec(**header["spec"]), images=images, **columns, **{name: header[name] for name in _FLAGS}
-        )
+    def records(self) -> list[dict[str, Any]]:
+        """Index lines: file, ticks, spec, outcome, policy version, ticks per source, metadata."""
+        return [dict(record) for record in self._records]
 
     def metadata(self) -> list[dict[str, Any]]:
-        """What ``append`` was given beside each episode."""
-        return [header["metadata"] for header in self._headers]
+        """What the callers of ``append`` added, one dictionary per episode."""
+        return [dict(record["metadata"]) for record in self._records]
 
     def summary(self) -> dict[str, Any]:
-        """Counts and provenance for reports."""
+        """Counts over all episodes; no file is opened."""
+        records = self._records
         return {
-            "episodes": len(self),
-            "successes": sum(bool(h["success"]) for h in self._headers),
-            "ticks": sum(int(h["ticks"]) for h in self._headers),
-            "policy_versions": sorted({h["policy_version"] for h in self._headers}),
+            "episodes": len(records),
+            "ticks": sum(r["ticks"] for r in records),
+            "successes": sum(r["success"] for r in records),
+            "voided": sum(r["voided"] for r in records),
+            "bytes": sum(r["bytes"] for r in records),
+            "modes": dict(Counter(r["spec"]["mode"] for r in records)),
+            "tasks": dict(Counter(r["spec"]["task"] for r in records)),
+            "policy_versions": dict(Counter(r["policy_version"] for r in records)),
         }
 
-    def write_index(self) -> None:
-        """``index.json``: one readable line of provenance per episode, for people and for other tools."""
-        rows = [{"file": f.name, **h} for f, h in zip(self._files, self._headers, strict=True)]
-        write_json(self.folder / "index.json", {"summary": self.summary(), "episodes": rows})
-
-    def _adopt(self, path: Path) -> None:
+    def append(self, episode: Episode, **metadata: Any) -> Path:
+        """Store one episode durably; ``metadata`` (git revision, attempt, ...) goes with it as JSON."""
+        if self.read_only:
+            raise StorageError(f"{self.folder} was opened for reading only; open it without read_only to append.")
+        path = self.folder / f"episode-{self._next:08d}.npz"
+        record = write_episode(path, episode, metadata)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                header = json.loads(arrays["header"].tobytes())
-                header["spec"], header["metadata"]  # noqa: B018 (a header without them is not ours)
-        except _UNREADABLE as error:
-            with storage_errors(path):
-                (self.folder / "corrupt").mkdir(exist_ok=True)
-                path.rename(self.folder / "corrupt" / path.name)
-            warnings.warn(f"{path} cannot be read ({error}); moved to {self.folder / 'corrupt'}.", stacklevel=3)
+            self._append_line(record)
+        except BaseException:
+            path.unlink(missing_ok=True)  # all or nothing, so that a repeated append stores it once
+            raise
+        self._records.append(record)
+        self._next += 1
+        return path
+
+    def _append_line(self, record: dict[str, Any]) -> None:
+        with storage_errors(self.index_path), open(self.index_path, "ab") as index:
+            before = index.tell()
+            try:
+                index.write(_line(record))
+                index.flush()
+                os.fsync(index.fileno())
+            except OSError:
+                os.truncate(self.index_path, before)
+                raise
+
+    # -- healing ---------------------------------------------------------------------------------
+
+    def _open(self) -> list[dict[str, Any]]:
+        """Index lines that agree with the files, in the files' order."""
+        lines, clean = self._read_index()
+        records = []
+        for path in sorted(self.folder.glob(_PATTERN)):
+            known = lines.get(path.name)
+            if known is not None and known.get("bytes") == path.stat().st_size:
+                records.append(known)
+                continue
+            try:
+                records.append(read_record(path))
+            except DamagedEpisodeError as error:
+                self._set_aside(path, error)
+        healed = clean and [r["file"] for r in records] == list(lines)
+        if not healed and not self.read_only:
+            write_atomic(self.index_path, b"".join(_line(record) for record in records))
+        if lost := sorted(set(lines) - {r["file"] for r in records}):
+            warnings.warn(f"{self.index_path} names files that are gone or damaged: {', '.join(lost)}.", stacklevel=3)
+        return records
+
+    def _read_index(self) -> tuple[dict[str, dict[str, Any]], bool]:
+        """Lines by file name, and whether every byte of the index made sense."""
+        if not self.index_path.exists():
+            return {}, True
+        content = self.index_path.read_bytes()
+        lines, clean = {}, content.endswith(b"\n") or not content
+        for text in content.splitlines():
+            try:
+                record = json.loads(text)
+                lines[record["file"]] = record
+            except (ValueError, KeyError, TypeError):
+                clean = False
+        return lines, clean
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        if self.read_only:
+            warnings.warn(f"{error} It is left out.", stacklevel=3)
             return
-        self._files.append(path)
-        self._headers.append(header)
+        target = self.folder / _CORRUPT / path.name
+        with storage_errors(target):
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
+        warnings.warn(f"Episode file {path.name} is damaged and was moved to {target}.", stacklevel=3)
+
+    def _all_files(self) -> list[Path]:
+        """Damaged ones included: their numbers are not given out a second time."""
+        return [*self.folder.glob(_PATTERN), *(self.folder / _CORRUPT).glob(_PATTERN)]
+
+
+def _number(name: str) -> int:
+    digits = name.removeprefix("episode-").removesuffix(".npz")
+    return int(digits) if digits.isdigit() else -1
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"
