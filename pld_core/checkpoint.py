@@ -153,9 +153,13 @@ def _keep_previous(path: Path) -> None:
     try:
         link.unlink(missing_ok=True)
         os.link(path, link)
-        os.replace(link, previous_path(path))
     except OSError:  # a file system without hard links
         os.replace(path, previous_path(path))
+        return
+    try:
+        os.replace(link, previous_path(path))
+    finally:
+        link.unlink(missing_ok=True)  # renaming between two names of one file leaves both
 
 
 def _padded(size: int) -> int:
