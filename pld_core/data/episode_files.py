@@ -97,7 +97,7 @@ def _write_zip(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
 def _opened(path: Path) -> Iterator[Any]:
     """``np.load`` whose many ways to fail end in one error; the operating system's stay apart."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             if not hasattr(arrays, "files"):
                 raise ValueError("not an archive")
             yield arrays
