@@ -73,6 +73,53 @@ def insertion_action(
     return pack([*sideways, vertical], upright_turn(world, error, spec), CLOSED)
 
 
+@dataclass(frozen=True)
+class GraspGains:
+    """How a free-standing object is fetched. Lengths in metres, angles in radians, speeds in units of action."""
+
+    object_width: float  # across the fingers
+    hover: float  # height of the tool above the grasp point at which nothing is touched
+    aligned: float = 0.003
+    misaligned: float = 0.008
+    yaw_aligned: float = 0.04
+    yaw_misaligned: float = 0.12
+    close_within: float = 0.005  # distance from the grasp point at which the fingers close
+    keep_within: float = 0.020  # ... and up to which closed fingers may still be holding it
+    funnel: float = 0.4
+    gain: float = 0.45
+    lateral_speed: float = 0.8
+    descent_speed: float = 0.7
+    lift_speed: float = 0.8
+
+
+def grasp_action(world: World, error: TaskError, gains: GraspGains, spec: ActionSpec) -> np.ndarray:
+    """One action, float32 [7], that grasps an object and lifts it; error: from the fingertips to the object."""
+    lead, _ = pending(world)
+    lateral, height = error.offset[:2], -error.offset[2]
+    distance, reach = float(np.linalg.norm(lateral)), float(np.linalg.norm(error.offset))
+    width = world.controller.gripper_width(world.data)
+    fully_open = 2 * world.arm.finger_open + world.arm.pad_gap
+
+    squeezing = reach < gains.keep_within and width < fully_open - 0.004
+    held = squeezing and width < gains.object_width + 0.002
+    close = squeezing or (reach < gains.close_within and abs(error.yaw) < gains.yaw_misaligned)
+
+    aligned = 1.0 - smoothstep(distance, gains.aligned, gains.misaligned)
+    aligned *= 1.0 - smoothstep(abs(error.yaw), gains.yaw_aligned, gains.yaw_misaligned)
+    astride = 1.0 - smoothstep(distance, gains.misaligned, gains.misaligned + 0.002)
+    astride *= 1.0 - smoothstep(height, 0.6 * gains.hover, 0.8 * gains.hover)
+    ready = max(aligned, astride)
+    free = max(smoothstep(height, 0.8 * gains.hover, gains.hover), ready)
+    sideways = saturate(gains.gain * (lateral - lead[:2]) / spec.translation_m, gains.lateral_speed) * free
+    down = saturate(np.array([gains.gain * (-height - lead[2]) / spec.translation_m]), gains.descent_speed)[0]
+    goal = gains.hover + gains.funnel * distance
+    hover = saturate(np.array([gains.gain * (goal - height - lead[2]) / spec.translation_m]), gains.lift_speed)[0]
+    vertical = ready * down + (1.0 - ready) * hover
+    if held:  # lift straight up
+        sideways, vertical = np.zeros(2), gains.lift_speed
+    return pack([*sideways, vertical], upright_turn(world, error, spec), CLOSED if close else OPEN)
+
+
 def pending(world: World) -> tuple[np.ndarray, np.ndarray]:
     """Commanded minus measured tool pose: metres [3] and rotation vector [3], base frame."""
     controller = world.controller

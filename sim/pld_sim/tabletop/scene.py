@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from pld_sim.tabletop.contacts import SMOOTH
-from pld_sim.tabletop.models import HIDDEN_GROUP, TASK_GROUP
+from pld_sim.tabletop.models import HIDDEN_GROUP, TASK_GROUP, VISUAL_GROUP
 
 TABLE_HALF_SIZE = (0.45, 0.6, 0.02)
 TABLE_CENTRE_X = 0.45
@@ -53,15 +53,40 @@ def configure(spec: mujoco.MjSpec, visual: bool) -> None:
     # Policy cameras are supersampled instead, see rendering.py.
     quality.offsamples, quality.shadowsize = (8, 4096) if visual else (0, 0)
     _light(spec, visual)
-    table_colour = [0.30, 0.33, 0.38, 1.0]
-    spec.worldbody.add_geom(
+    table = spec.worldbody.add_geom(
         name="table",
         type=mujoco.mjtGeom.mjGEOM_BOX,
         pos=[TABLE_CENTRE_X, 0.0, -TABLE_HALF_SIZE[2]],
         size=TABLE_HALF_SIZE,
-        rgba=table_colour,
+        rgba=[0.30, 0.33, 0.38, 1.0],
         group=TASK_GROUP,
         friction=[0.9, 0.01, 0.0005],
+    )
+    if visual:
+        _decorate(spec, table)
+
+
+def _decorate(spec: mujoco.MjSpec, table: mujoco.MjsGeom) -> None:
+    """A room for the picture: pale table, floor, sky. Nothing here collides."""
+    table.rgba = [0.80, 0.78, 0.74, 1.0]
+    spec.add_texture(
+        name="sky",
+        type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+        rgb1=[0.62, 0.70, 0.80],
+        rgb2=[0.93, 0.95, 0.97],
+        width=128,
+        height=768,
+    )
+    spec.worldbody.add_geom(
+        name="floor",
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        pos=[0.0, 0.0, -0.75],
+        size=[4.0, 4.0, 0.1],
+        rgba=[0.66, 0.69, 0.73, 1.0],
+        group=VISUAL_GROUP,
+        contype=0,
+        conaffinity=0,
     )
 
 
@@ -71,7 +96,8 @@ def _light(spec: mujoco.MjSpec, visual: bool) -> None:
     head = spec.visual.headlight
     head.active = 1
     head.ambient, head.diffuse, head.specular = [0.42] * 3, [0.0] * 3, [0.0] * 3
-    for name, direction, strength in (("lamp", [-0.25, 0.45, -1.0], 0.5), ("fill", [-1.0, 0.1, -0.25], 0.25)):
+    lamp, fill = (0.45, 0.20) if visual else (0.5, 0.25)  # pale furniture would be overexposed
+    for name, direction, strength in (("lamp", [-0.25, 0.45, -1.0], lamp), ("fill", [-1.0, 0.1, -0.25], fill)):
         spec.worldbody.add_light(
             name=name,
             pos=[0.8, -0.7, 1.6],

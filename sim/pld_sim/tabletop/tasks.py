@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pld_core.errors import ConfigError, UnknownNameError
+from pld_sim.tabletop.cube_pickup import CubePickup
 from pld_sim.tabletop.environment import SharedScene, TabletopEnvironment
 from pld_sim.tabletop.peg_insertion import PegInsertion
 from pld_sim.tabletop.world import Task
 
-TASKS: Mapping[str, type[Task]] = MappingProxyType({"peg_insertion": PegInsertion})
+TASKS: Mapping[str, type[Task]] = MappingProxyType({task.name: task for task in (PegInsertion, CubePickup)})
 QUALITIES = ("fast", "visual")
 
 
@@ -37,3 +38,8 @@ def make_environments(
 def peg_insertion(lanes: int = 1) -> list[TabletopEnvironment]:
     """Insert a held peg into a socket (FR3)."""
     return make_environments("peg_insertion", lanes)
+
+
+def cube_pickup(lanes: int = 1) -> list[TabletopEnvironment]:
+    """Pick up the red cube among others (FR3)."""
+    return make_environments("cube_pickup", lanes)

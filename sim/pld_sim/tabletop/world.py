@@ -47,9 +47,9 @@ class World:
     def forward(self) -> None:
         mujoco.mj_forward(self.model, self.data)
 
-    def settle(self, ticks: int) -> None:
+    def settle(self, ticks: int, gripper: float = -1.0) -> None:
         """Let the physics run while the arm holds still (part of a reset)."""
-        hold = np.array([0, 0, 0, 0, 0, 0, -1.0])
+        hold = np.array([0, 0, 0, 0, 0, 0, gripper])
         for _ in range(ticks):
             self.controller.apply(self.data, hold)
 
