@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pld_core.errors import ConfigError, UnknownNameError
-from pld_sim.tabletop.cube_pickup import CubePickup
+from pld_sim.tabletop.cube import CubePickup
 from pld_sim.tabletop.environment import SharedScene, TabletopEnvironment
-from pld_sim.tabletop.peg_insertion import PegInsertion
+from pld_sim.tabletop.peg import PegInsertion
 from pld_sim.tabletop.world import Task
 
 TASKS: Mapping[str, type[Task]] = MappingProxyType({task.name: task for task in (PegInsertion, CubePickup)})
