@@ -8,10 +8,11 @@ from types import MappingProxyType
 from pld_core.errors import ConfigError, UnknownNameError
 from pld_sim.tabletop.cube import CubePickup
 from pld_sim.tabletop.environment import SharedScene, TabletopEnvironment
+from pld_sim.tabletop.gpu import GpuInsertion
 from pld_sim.tabletop.peg import PegInsertion
 from pld_sim.tabletop.world import Task
 
-TASKS: Mapping[str, type[Task]] = MappingProxyType({task.name: task for task in (PegInsertion, CubePickup)})
+TASKS: Mapping[str, type[Task]] = MappingProxyType({task.name: task for task in (PegInsertion, CubePickup, GpuInsertion)})
 QUALITIES = ("fast", "visual")
 
 
@@ -43,3 +44,8 @@ def peg_insertion(lanes: int = 1) -> list[TabletopEnvironment]:
 def cube_pickup(lanes: int = 1) -> list[TabletopEnvironment]:
     """Pick up the red cube among others (FR3)."""
     return make_environments("cube_pickup", lanes)
+
+
+def gpu_insertion(lanes: int = 1) -> list[TabletopEnvironment]:
+    """Insert a graphics card into its slot (YAM)."""
+    return make_environments("gpu_insertion", lanes)
