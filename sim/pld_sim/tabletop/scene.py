@@ -130,8 +130,7 @@ def add_box(
         size=list(half_size),
         quat=list(quat),
         rgba=list(rgba),
-        group=TASK_GROUP,
-        **{**contact, **options},
+        **{"group": TASK_GROUP, **contact, **options},
     )
 
 

@@ -12,7 +12,9 @@ from pld_sim.tabletop.gpu import GpuInsertion
 from pld_sim.tabletop.peg import PegInsertion
 from pld_sim.tabletop.world import Task
 
-TASKS: Mapping[str, type[Task]] = MappingProxyType({task.name: task for task in (PegInsertion, CubePickup, GpuInsertion)})
+TASKS: Mapping[str, type[Task]] = MappingProxyType(
+    {task.name: task for task in (PegInsertion, CubePickup, GpuInsertion)}
+)
 QUALITIES = ("fast", "visual")
 
 
