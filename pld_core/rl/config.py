@@ -41,7 +41,7 @@ class LearnerConfig:
     value_range: tuple[float, float] | None = (0.0, 1.0)
     residual_l2: float = 0.0  # weight of mean |u|^2 in the actor's loss
     actor_bc: float = 0.0  # weight of imitating executed actions of successful transitions
-    calql_alpha: float = 5.0
+    calql_alpha: float = 1.0  # 5 in most public settings, 1 where the reward is binary
     calql_actions: int = 10  # n: sampled actions of each of the three kinds
     calql_target_actions: int = 1  # next actions over which the target takes the maximum
     calql_updates_actor: bool = True
