@@ -63,7 +63,7 @@ class LearnConfig:
     offline_fraction: float = 0.5  # share of each batch taken from the offline buffer
     replay_capacity: int = 250_000  # transitions of the online buffer
     gamma: float = 0.98  # discount per tick
-    n_step: int = 1  # ticks whose rewards are summed before the critic's bootstrap
+    n_step: int = 3  # ticks whose rewards are summed before the critic's bootstrap
     tau: float = 0.005  # Polyak rate of the target critics
     learning_rate: float = 3e-4
     grad_clip: float = 1.0  # global norm

@@ -101,4 +101,4 @@ def biased_base(observation: Observation) -> np.ndarray:
     """A base policy that half works: it aims beside the goal, by an amount that depends on the goal."""
     position, goal = observation.proprio[:2], observation.proprio[2:]
     aim = goal + 0.1 * np.array([np.sin(3 * goal[0] + 1), np.cos(3 * goal[1])])
-    return np.array([*np.clip((aim - position) / _STEP, -0.7, 0.7), 1.0], np.float32)
+    return np.array([*np.clip(0.5 * (aim - position) / _STEP, -0.7, 0.7), 1.0], np.float32)

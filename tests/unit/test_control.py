@@ -1,0 +1,130 @@
+"""The tick: chunk cursor, residual combination, limits, and what is recorded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pld_core.control import ChunkCursor, ResidualController, SafetyLimits
+from pld_core.errors import ContractError, NonFiniteError
+from pld_core.types import BASE_TICK, RESIDUAL_TICK, ActionChunk, ActionSpec, EpisodeSpec, Observation
+from pld_core.vla.callable_policy import CallablePolicy
+
+
+def chunk(*firsts: float) -> ActionChunk:
+    actions = np.array([[value, 0.0, 1.0] for value in firsts], np.float32)
+    return ActionChunk(actions, np.zeros(0, np.float32), "v")
+
+
+def observation(x: float = 0.0) -> Observation:
+    return Observation({}, np.array([x, 0, 0], np.float32))
+
+
+class FixedActor:
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def act(self, state, base_action, images, seeds):
+        return np.full_like(base_action, self.value)
+
+
+def test_cursor_replans_when_its_share_of_the_chunk_is_used() -> None:
+    cursor = ChunkCursor(replan_every=2, action_dim=3)
+    cursor.offer(chunk(0.1, 0.2, 0.3))
+    assert cursor.next()[0] == np.float32(0.1)
+    cursor.offer(chunk(0.9, 0.9, 0.9))  # too early: the first chunk has one more tick to serve
+    assert cursor.next()[0] == np.float32(0.2)
+    cursor.offer(chunk(0.5, 0.6, 0.7))
+    assert cursor.next()[0] == np.float32(0.5)
+
+
+def test_cursor_finishes_a_stale_chunk_then_holds_with_the_last_gripper_command() -> None:
+    cursor = ChunkCursor(replan_every=1, action_dim=3)
+    cursor.offer(chunk(0.1, 0.2))
+    cursor.next()
+    assert cursor.next()[0] == np.float32(0.2)  # no fresh chunk came: the tail
+    np.testing.assert_array_equal(cursor.next(), [0.0, 0.0, 1.0])  # then stand still
+
+
+def test_plan_starts_at_the_entry_that_comes_next() -> None:
+    cursor = ChunkCursor(replan_every=3, action_dim=3)
+    cursor.offer(chunk(0.1, 0.2, 0.3))
+    cursor.next()
+    np.testing.assert_allclose(cursor.plan(3)[:, 0], [0.2, 0.3, 0.0])
+
+
+@given(
+    st.lists(st.floats(-0.2, 0.2), min_size=3, max_size=3),
+    st.lists(st.floats(-50, 50), min_size=7, max_size=7),
+)
+def test_no_command_leaves_the_box_or_goes_further_out(position: list[float], action: list[float]) -> None:
+    box = np.array([[-0.1, -0.1, -0.1], [0.1, 0.1, 0.1]])
+    limits = SafetyLimits(ActionSpec(), box)
+    here = np.array(position)
+    safe = limits.apply(np.array(action), here)
+    there = here + safe[:3] * 0.01
+    outside_before = np.maximum(0, np.maximum(box[0] - here, here - box[1]))
+    outside_after = np.maximum(0, np.maximum(box[0] - there, there - box[1]))
+    assert (outside_after <= outside_before + 1e-7).all()
+    assert np.abs(safe).max() <= 1.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_limits_refuse_what_is_not_finite(value: float) -> None:
+    with pytest.raises(NonFiniteError, match="Nothing was sent"):
+        SafetyLimits(ActionSpec(dim=2)).apply(np.array([0.0, value]))
+
+
+def test_limits_refuse_a_wrong_size() -> None:
+    with pytest.raises(ContractError, match=r"shape \(3,\).*takes \(7,\)"):
+        SafetyLimits(ActionSpec()).apply(np.zeros(3))
+
+
+def controller(value: float = 0.8, residual: bool = True) -> ResidualController:
+    policy = CallablePolicy(lambda seen: np.array([value, -value, 1.0]))
+    return ResidualController(policy, SafetyLimits(ActionSpec(dim=3)), lanes=2, residual=residual)
+
+
+def test_zero_residual_reproduces_the_base_bit_for_bit() -> None:
+    for value in (0.8, 0.123456789, -1.0):
+        tested = controller(value)
+        tested.reset(0, EpisodeSpec("t", 0, t_base=0, xi=0.5))
+        tick = tested.tick([0], [observation()], FixedActor(0.0))[0]
+        assert tick.action.tobytes() == tick.base_action.tobytes()
+        assert tick.source == RESIDUAL_TICK
+
+
+def test_what_is_recorded_is_what_was_executed_after_clipping() -> None:
+    tested = controller(0.8)
+    tested.reset(0, EpisodeSpec("t", 0, t_base=0, xi=0.5))
+    tick = tested.tick([0], [observation()], FixedActor(1.0))[0]
+    np.testing.assert_allclose(tick.action, [1.0, -0.3, 1.0], atol=1e-6)  # 0.8 + 0.5 and 1 + 0.5 are clipped to 1
+    np.testing.assert_allclose(tick.residual, 1.0)
+
+
+def test_base_drives_alone_for_t_base_ticks() -> None:
+    tested = controller(0.2)
+    tested.reset(0, EpisodeSpec("t", 0, t_base=2, xi=0.5))
+    sources = [tested.tick([0], [observation()], FixedActor(1.0))[0] for _ in range(4)]
+    assert [tick.source for tick in sources] == [BASE_TICK, BASE_TICK, RESIDUAL_TICK, RESIDUAL_TICK]
+    assert all(tick.action.tobytes() == tick.base_action.tobytes() for tick in sources[:2])
+
+
+def test_without_residual_the_actor_alone_acts() -> None:
+    tested = controller(0.8, residual=False)
+    tested.reset(0, EpisodeSpec("t", 0, t_base=0, xi=0.5))
+    np.testing.assert_allclose(tested.tick([0], [observation()], FixedActor(-0.25))[0].action, -0.25)
+
+
+def test_faulty_sensors_and_policies_are_refused() -> None:
+    tested = controller()
+    with pytest.raises(NonFiniteError, match="proprioception"):
+        tested.tick([0], [observation(np.nan)])
+    broken = ResidualController(CallablePolicy(lambda seen: np.zeros(2)), SafetyLimits(ActionSpec(dim=3)))
+    with pytest.raises(ContractError, match=r"takes \[H, 3\]"):
+        broken.tick([0], [observation()])
+    nan = ResidualController(CallablePolicy(lambda seen: np.full(3, np.nan)), SafetyLimits(ActionSpec(dim=3)))
+    with pytest.raises(NonFiniteError, match="policy"):
+        nan.tick([0], [observation()])
