@@ -65,9 +65,9 @@ def init(key: jax.Array, proprio: int) -> dict[str, jax.Array]:
         "out": (HIDDEN, 4),
     }
     keys = jax.random.split(key, len(sizes))
-    return {
-        name: jax.random.normal(k, shape) / np.sqrt(shape[-2]) for k, (name, shape) in zip(keys, sizes.items())
-    } | {f"{name}_bias": jnp.zeros((*shape[:-2], 1, shape[-1])) for name, shape in sizes.items()}
+    return {name: jax.random.normal(k, shape) / np.sqrt(shape[-2]) for k, (name, shape) in zip(keys, sizes.items())} | {
+        f"{name}_bias": jnp.zeros((*shape[:-2], 1, shape[-1])) for name, shape in sizes.items()
+    }
 
 
 def predict(params: dict[str, jax.Array], images: jax.Array, proprio: jax.Array) -> jax.Array:

@@ -18,9 +18,7 @@ from pld_sim.tabletop.yam import load_yam
 # Half sizes [m]: x along the card, y across it (the fingers close along y), z up.
 TAB_HALF, BOARD_HALF = (0.030, 0.004, 0.008), (0.050, 0.004, 0.0275)
 CLEARANCE = 0.00175  # a side
-SLOT = Well(
-    hole=(TAB_HALF[0] + CLEARANCE, TAB_HALF[1] + CLEARANCE), outer=(0.046, 0.020), height=0.028, depth=0.0155
-)
+SLOT = Well(hole=(TAB_HALF[0] + CLEARANCE, TAB_HALF[1] + CLEARANCE), outer=(0.046, 0.020), height=0.028, depth=0.0155)
 SUCCESS_DEPTH, TARGET_DEPTH = 0.010, 0.013
 GRIP_HEIGHT = 0.052  # of the fingertips' centre above the connector's lower edge
 CENTRE_X = 0.30
