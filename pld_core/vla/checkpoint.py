@@ -5,12 +5,9 @@ Layout: ``MAGIC``, header length (8 bytes, little endian), header, payload, SHA-
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,8 @@ import jax
 import numpy as np
 from flax import serialization
 
-from pld_core.errors import CheckpointError, StorageError
+from pld_core.errors import CheckpointError
+from pld_core.storage import write_atomic
 
 MAGIC = b"PLDVLA01"
 _DIGEST = hashlib.sha256().digest_size
@@ -30,33 +28,7 @@ def write_checkpoint(path: Path, header: Mapping[str, Any], tree: Any) -> None:
     head = json.dumps(header, sort_keys=True).encode()
     body = MAGIC + struct.pack("<Q", len(head)) + head
     body += serialization.msgpack_serialize(serialization.to_state_dict(tree))
-    write_atomically(Path(path), body + hashlib.sha256(body).digest())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Temporary file in the same folder, fsync, rename, fsync of the folder."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=path.name + ".", suffix=".tmp", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise StorageError(
-            f"Could not write {path} ({len(content)} bytes): {error.strerror or error}. What was there before is "
-            "intact; free some space or choose another folder."
-        ) from error
+    write_atomic(Path(path), body + hashlib.sha256(body).digest())
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], Any]:
