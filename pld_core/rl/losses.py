@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from pld_core.data.replay import Batch
 from pld_core.rl.config import LearnerConfig
-from pld_core.rl.networks import Params, actor_distribution, combine, critic_values, squash
+from pld_core.rl.networks import Params, actor_distribution, combine, critic_values, critic_values_of_many, squash
 
 Metrics = dict[str, jax.Array]
 
@@ -102,7 +102,7 @@ def calql_loss(
     """
     n, _, action_dim = random_actions.shape
     actions = jnp.concatenate([batch.action[None], random_actions, here.actions, there.actions])
-    q = critic_values(critics, state, actions)  # [E, 1 + 3N, B]
+    q = critic_values_of_many(critics, state, actions)  # [E, 1 + 3N, B]
     q_data, q_random, q_policy = q[:, 0], q[:, 1 : 1 + n], q[:, 1 + n :]
     bounded = jnp.maximum(q_policy, batch.mc_return)
     policy_density = executed_log_density(

@@ -97,10 +97,31 @@ def init_critics(key: jax.Array, config: LearnerConfig, state_dim: int, action_d
 
 def critic_values(critics: Params, state: jax.Array, action: jax.Array) -> jax.Array:
     """``Q [E, ..., B]`` of E critics: state ``[B, S]``, executed action ``[..., B, A]``."""
+    return _values_from_parts(critics, _state_parts(critics, state), action)
+
+
+def critic_values_of_many(critics: Params, state: jax.Array, actions: jax.Array) -> jax.Array:
+    """``Q [E, N, B]`` of many actions ``[N, B, A]`` at each state.
+
+    On a CPU one action after the other, computed again for the gradient: what one action needs
+    stays in the cache, which is twice as quick as all at once (measured with N = 31, B = 256).
+    """
+    parts = _state_parts(critics, state)
+    if jax.default_backend() != "cpu":
+        return _values_from_parts(critics, parts, actions)
+    one = jax.checkpoint(lambda action: _values_from_parts(critics, parts, action))
+    return jnp.moveaxis(jax.lax.map(one, actions), 0, 1)
+
+
+def _state_parts(critics: Params, state: jax.Array) -> list[jax.Array]:
+    return [state_part(critics[name], state) for name in sorted(critics)]
+
+
+def _values_from_parts(critics: Params, parts: list[jax.Array], action: jax.Array) -> jax.Array:
     values = []
-    for name in sorted(critics):
+    for name, part in zip(sorted(critics), parts, strict=True):
         critic = critics[name]
-        hidden = trunk(critic, state_part(critic, state), action)
+        hidden = trunk(critic, part, action)
         values.append((hidden * critic["head"]["weight"]).sum(-1) + critic["head"]["bias"])
     return jnp.stack(values)
 
