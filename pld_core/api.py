@@ -55,8 +55,8 @@ def _require(robot: RobotConfig, task: str) -> None:
     if not robot.is_simulated:
         twin = robot.simulated_twin
         raise RobotUnavailableError(
-            f"No arm answers as {robot.name!r} ({robot.driver} at {robot.address or 'no address'}): this version drives "
-            f"simulated robots only." + (f" Use the simulated twin, {twin.upper()}()." if twin else "")
+            f"No arm answers as {robot.name!r} ({robot.driver} at {robot.address or 'no address'}): this version "
+            f"drives simulated robots only." + (f" Use the simulated twin, {twin.upper()}()." if twin else "")
         )
     wanted = stations.load_task(task).robot
     if wanted != robot.name:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pld_core import registry
 from pld_core.errors import ConfigError, ContractError
 from pld_core.interfaces import BasePolicy, Environment, EnvironmentFactory, RewardModel
-from pld_core.vla.callable_policy import CallablePolicy
+from pld_core.vla.callable_policy import Act, CallablePolicy
 
 
 def environment_factory(given: Any) -> EnvironmentFactory:
@@ -50,7 +50,8 @@ def base_policy(given: Any) -> BasePolicy:
     if isinstance(given, BasePolicy):
         return given
     if callable(given):
-        return CallablePolicy(given, version=f"{getattr(given, '__module__', '?')}.{getattr(given, '__qualname__', '?')}")
+        name = f"{getattr(given, '__module__', '?')}.{getattr(given, '__qualname__', '?')}"
+        return CallablePolicy(cast(Act, given), version=name)
     raise ConfigError(
         f"{type(given).__name__} is no base policy: give an object with infer(observations), "
         "a callable observation -> action [A], or a name."
@@ -64,5 +65,5 @@ def reward_factory(given: Any) -> Callable[[], RewardModel]:
     if hasattr(given, "score") and not isinstance(given, type):
         return lambda: given
     if callable(given):
-        return given
+        return cast(Callable[[], RewardModel], given)
     raise ConfigError(f"{type(given).__name__} is no reward: give an object with score(step), or a name like 'binary'.")

@@ -45,6 +45,7 @@ def pretrain(policy: CompactVLA, frames: GroundingFrames, config: TrainConfig, o
     return policy.pretrain_grounding(
         frames,
         steps=config.base.grounding_steps,
+        batch_size=config.base.batch_size,
         seed=config.seed,
         progress=lambda step, loss: on_progress("grounding", step, loss),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Evaluation:
     mean_success_length: float
     outcomes: tuple[bool, ...]
 
-    def summary(self) -> dict[str, object]:
+    def summary(self) -> dict[str, Any]:
         """Everything but the single outcomes, ready for JSON."""
         fields = asdict(self)
         fields.pop("outcomes")

@@ -215,7 +215,9 @@ class ResidualLearning:
             "offline": self.offline.state_dict(),
             "online": self.online.state_dict(),
         }
-        save_checkpoint(self.checkpoint, arrays, {"progress": asdict(self.progress), "rng": self.rng.bit_generator.state})
+        save_checkpoint(
+            self.checkpoint, arrays, {"progress": asdict(self.progress), "rng": self.rng.bit_generator.state}
+        )
 
     def resume(self) -> bool:
         """Go on from the checkpoint; False if there is none."""

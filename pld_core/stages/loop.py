@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -35,7 +34,7 @@ def run_base(work: Workspace) -> Result:
     own = work.folder / "checkpoints" / "base.vla"
     if work.config.from_scratch and not own.exists():
         with work.console.stage("base") as shown:
-            make_base(work.config, [work.config.task], own, lambda **m: shown.update(**m))
+            make_base(work.config, own, lambda phase, done, loss: shown.update(done, phase=phase, loss=loss))
     return {"policy": work.policy.version}
 
 
@@ -62,7 +61,12 @@ def run_learn(work: Workspace) -> Result:
     config, algorithm = work.config.learn, work.algorithm
     environment = work.environment
     make_buffer = partial(
-        ReplayBuffer, config.replay_capacity, work.state_dim, environment.action_spec.dim, work.image_specs, config.gamma
+        ReplayBuffer,
+        config.replay_capacity,
+        work.state_dim,
+        environment.action_spec.dim,
+        work.image_specs,
+        config.gamma,
     )
     offline, online = make_buffer(n_step=config.n_step), make_buffer(n_step=config.n_step)
     with work.console.stage("learn", config.steps, "steps") as shown:
@@ -108,7 +112,9 @@ def run_probe(work: Workspace) -> Result:
             work.runner,
             actor,
             work.probe,
-            lambda seed: EpisodeSpec(task, seed) if actor is None else probe_spec(task, seed, config.alpha, horizon, xi),
+            lambda seed: (
+                EpisodeSpec(task, seed) if actor is None else probe_spec(task, seed, config.alpha, horizon, xi)
+            ),
             work.config.seed,
             config.episodes,
             on_progress=lambda done, metrics: shown.update(done, **metrics),
@@ -141,7 +147,8 @@ def run_distill(work: Workspace) -> Result:
 
         star = work.policy.sft(
             episodes, mode=config.mode, rank=config.rank, steps=config.steps, batch_size=config.batch_size,
-            learning_rate=config.learning_rate, seed=work.config.seed, state_path=folder / "sft.state", progress=progress,
+            learning_rate=config.learning_rate, seed=work.config.seed, state_path=folder / "sft.state",
+            progress=progress,
         )  # fmt: skip
         star.save(work.distilled_path)
     return {"policy": star.version, "episodes": len(episodes), "ticks": sum(len(e) for e in episodes)}

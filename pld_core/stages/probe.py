@@ -55,5 +55,12 @@ def probe(
                 f"Only {len(store)} of {attempts} probes succeeded. Look at the specialist's success in the learn "
                 "stage first; learn.steps may be too few."
             )
-        on_progress(len(store), {"probe_success": len(store) / attempts, "probe_length": float(np.mean(lengths or [0]))})
-    return {"attempts": attempts, "kept": len(store), "success": len(store) / attempts, "length": float(np.mean(lengths))}
+        on_progress(
+            len(store), {"probe_success": len(store) / attempts, "probe_length": float(np.mean(lengths or [0]))}
+        )
+    return {
+        "attempts": attempts,
+        "kept": len(store),
+        "success": len(store) / attempts,
+        "length": float(np.mean(lengths)),
+    }

@@ -26,7 +26,9 @@ def write_videos(work: Workspace) -> None:
     if star is not None:
         takes.append(("distilled", work.runner.with_policy(star), alone, None))
     for name, runner, spec, actor in takes:
-        success, frames = runner.call(lambda r=runner, s=spec, a=actor: _film(r.runner, s, a, work.config.report.video_size))
+        success, frames = runner.call(
+            lambda r=runner, s=spec, a=actor: _film(r.runner, s, a, work.config.report.video_size)
+        )
         _save(work, name, seed, success, frames)
 
 

@@ -110,7 +110,7 @@ class CompactVLA:
 
     def pretrain_grounding(self, frames: GroundingFrames, *, progress: Any = None, **options: Any) -> CompactVLA:
         """Train encoder and grounding head on labelled frames; returns a new policy. options: ``TrainConfig``."""
-        config = _train_config({"batch_size": 128, "steps": 8000, "learning_rate": 2e-3, **options})
+        config = _train_config({"batch_size": 64, "steps": 6000, "learning_rate": 2e-3, **options})
         stats = self.stats if "proprio" in self.fitted else tuning.fit_proprio_stats(self.stats, frames.proprio)
         params = pretraining.pretrain(self.params, stats, self.shape, frames, config, progress)
         return CompactVLA(self.shape, params, stats, self.fitted | {"proprio"})
@@ -145,7 +145,9 @@ class CompactVLA:
         if not blocks:
             config, width = self.shape.config, self.shape.action_dim
             blocks = [(np.zeros((0, config.horizon, width)), np.zeros((0, self.feature_dim)), np.zeros((0, 5)))]
-        return tuple(np.concatenate(column).astype(np.float32) for column in zip(*blocks, strict=True))
+        columns = zip(*blocks, strict=True)
+        actions, features, grounding = (np.concatenate(column, dtype=np.float32) for column in columns)
+        return actions, features, grounding
 
     def _run_block(self, observations: Sequence[Observation]) -> tuple[np.ndarray, ...]:
         """Fill the block with copies of its last observation, run, cut."""
@@ -169,8 +171,8 @@ class CompactVLA:
             image = observation.images.get(name)
             if image is None:
                 raise ContractError(
-                    f"Observation {index} has no camera {name!r}: it has {sorted(observation.images)}, the policy needs "
-                    f"{[camera[0] for camera in self.shape.cameras]}."
+                    f"Observation {index} has no camera {name!r}: it has {sorted(observation.images)}, the policy "
+                    f"needs {[camera[0] for camera in self.shape.cameras]}."
                 )
             if image.shape != (height, width, 3) or image.dtype != np.uint8:
                 raise ContractError(

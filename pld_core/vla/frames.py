@@ -77,8 +77,7 @@ def collect_grounding_frames(environments: Sequence[SimulatedEnvironment], frame
     stepped in turn, each through episodes of its own; equal seeds give equal frames.
     """
     rng = np.random.default_rng(seed)
-    drivers = [_Driver(environment, np.random.default_rng(child)) for environment, child in
-               zip(environments, rng.spawn(len(environments)), strict=True)]
+    drivers = [_Driver(e, child) for e, child in zip(environments, rng.spawn(len(environments)), strict=True)]
     observations: list[Observation] = []
     labels: list[np.ndarray] = []
     while len(observations) < frames:
@@ -122,5 +121,6 @@ class _Driver:
         if self._burst > 0:
             self._burst -= 1
             moves = slice(0, -1) if action.size == 7 else slice(None)  # the gripper keeps what it holds
-            action[moves] = self._push[moves] + 0.3 * self._rng.normal(size=action[moves].shape) * np.abs(self._push[moves])
+            push = self._push[moves]
+            action[moves] = push + 0.3 * np.abs(push) * self._rng.normal(size=push.shape)
         return np.clip(action, -1.0, 1.0).astype(np.float32)

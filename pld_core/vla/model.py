@@ -49,7 +49,7 @@ class CompactVLAConfig:
         sizes = {k: v for k, v in vars(self).items() if k != "head"}
         wrong = {k: v for k, v in sizes.items() if not isinstance(v, int) or v < 1}
         if wrong or self.text_buckets < 2 or self.token_bins < 2:
-            raise ConfigError(f"CompactVLAConfig needs positive whole numbers (two or more buckets, bins); got {sizes}.")
+            raise ConfigError(f"CompactVLAConfig needs whole numbers above 0 (buckets and bins above 1); got {sizes}.")
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,8 @@ def pretrain(
     missing = {name for name, _, _ in shape.cameras} - set(frames.images)
     if missing or frames.proprio.shape[1] != shape.proprio_dim:
         raise ContractError(
-            f"Grounding frames have cameras {sorted(frames.images)} and proprio {frames.proprio.shape[1:]}; this policy "
-            f"needs cameras {[c[0] for c in shape.cameras]} and proprio ({shape.proprio_dim},)."
+            f"Grounding frames have cameras {sorted(frames.images)} and proprio {frames.proprio.shape[1:]}; this "
+            f"policy needs cameras {[c[0] for c in shape.cameras]} and proprio ({shape.proprio_dim},)."
         )
     tokens = np.stack([tokenise(text, shape.config.text_buckets) for text in frames.instructions])
 

@@ -19,7 +19,7 @@ from pld_core.types import Episode
 from pld_core.vla.instruction import tokenise
 from pld_core.vla.layers import Params
 from pld_core.vla.lora import init_adapters, merge_adapters
-from pld_core.vla.model import GROUNDING_DIM, ModelShape, action_loss, encode
+from pld_core.vla.model import ModelShape, action_loss, encode
 from pld_core.vla.pretrain import grounding_error
 from pld_core.vla.training import Batch, Progress, TrainConfig, fit
 
@@ -55,9 +55,7 @@ def action_windows(actions: np.ndarray, horizon: int) -> np.ndarray:
     return np.stack([padded[t : t + horizon] for t in range(len(actions))])
 
 
-def make_dataset(
-    episodes: Sequence[Episode], shape: ModelShape, labels: Sequence[np.ndarray] | None = None
-) -> SFTData:
+def make_dataset(episodes: Sequence[Episode], shape: ModelShape, labels: Sequence[np.ndarray] | None = None) -> SFTData:
     """Windows of all episodes that are not voided. labels: grounding ``[T+1, 5]`` per episode."""
     usable = [i for i, episode in enumerate(episodes) if not episode.voided and len(episode) > 0]
     if not usable:
@@ -92,14 +90,20 @@ def _check_episode(episode: Episode, index: int, shape: ModelShape) -> None:
         raise ContractError(f"Episode {index} holds NaN or infinity in its actions or proprioception.")
 
 
-def balanced_rows(instruction_ids: np.ndarray, count: int, seed: int, step: int) -> np.ndarray:
-    """Row numbers of a batch: an instruction uniformly, then a tick uniformly. Pure in (seed, step)."""
-    rng = np.random.default_rng((seed, step))
-    order = np.argsort(instruction_ids, kind="stable")
-    sizes = np.bincount(instruction_ids)
-    chosen = rng.integers(len(sizes), size=count)
-    within = (rng.random(count) * sizes[chosen]).astype(np.int64)
-    return order[np.cumsum(sizes)[chosen] - sizes[chosen] + within]
+class BalancedRows:
+    """Draws rows of ``instruction_ids [N]``: an instruction uniformly, then one of its ticks uniformly."""
+
+    def __init__(self, instruction_ids: np.ndarray) -> None:
+        self._order = np.argsort(instruction_ids, kind="stable")
+        self._sizes = np.bincount(instruction_ids)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+
+    def draw(self, count: int, seed: int, step: int) -> np.ndarray:
+        """Row numbers of a batch; a pure function of its arguments."""
+        rng = np.random.default_rng((seed, step))
+        chosen = rng.integers(len(self._sizes), size=count)
+        within = (rng.random(count) * self._sizes[chosen]).astype(np.int64)
+        return self._order[self._starts[chosen] + within]
 
 
 @dataclass(frozen=True)
@@ -146,14 +150,14 @@ def fine_tune(
         raise ConfigError(f"sft mode {mode!r} does not exist; valid: {', '.join(MODES)}.")
     loss = SFTLoss(shape, mode, grounding_weight)
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
-    trainable = {"full": lambda: params, "head": lambda: params["head"], "lora": lambda: init_adapters(params, rank, key)}
+    trainable = params if mode == "full" else params["head"] if mode == "head" else init_adapters(params, rank, key)
     trained = fit(
         loss,
-        trainable[mode](),
+        trainable,
         {"params": params, "stats": stats},
         _batches(params, stats, shape, data, config, mode),
         config,
-        steps_per_call=HEAD_STEPS_PER_CALL if mode == "head" else 1,
+        steps_per_call=HEAD_STEPS_PER_CALL if mode == "head" else None,
         fingerprint=f"{fingerprint} {loss} rank {rank}",
         state_path=state_path,
         progress=progress,
@@ -171,9 +175,10 @@ def _batches(
     else:
         columns |= {"images": data.images, "proprio": data.proprio}
         columns |= {} if data.labels is None else {"labels": data.labels.astype(np.float32)}
+    sampler = BalancedRows(data.instruction_ids)
 
     def batch_at(step: int) -> Batch:
-        rows = balanced_rows(data.instruction_ids, config.batch_size, config.seed, step)
+        rows = sampler.draw(config.batch_size, config.seed, step)
         batch = jax.tree.map(lambda column: column[rows], columns)
         return batch if mode == "head" else {**batch, "tokens": data.tokens[data.instruction_ids[rows]]}
 
@@ -224,5 +229,3 @@ def fit_action_stats(
 
 def _float(x: Any) -> np.ndarray:
     return np.asarray(x, np.float32)
-
-

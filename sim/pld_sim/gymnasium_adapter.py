@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
 from pld_core.errors import ContractError, NonFiniteError
 from pld_core.types import ActionSpec, Observation, ObservationSpec, TimeStep
 
@@ -45,7 +46,9 @@ class GymnasiumEnvironment:
                 f"The action space is {env.action_space}; PLD needs a Box. Wrap discrete actions in a continuous one."
             )
         if not (np.isfinite(env.action_space.low).all() and np.isfinite(env.action_space.high).all()):
-            raise ContractError("The action Box has infinite bounds; give it finite ones (gymnasium.wrappers.RescaleAction).")
+            raise ContractError(
+                "The action Box has infinite bounds; give it finite ones (gymnasium.wrappers.RescaleAction)."
+            )
         self._env = env
         self._is_success = is_success
         self.task = task or (env.spec.id if env.spec else type(env.unwrapped).__name__)
@@ -56,7 +59,7 @@ class GymnasiumEnvironment:
         self._cameras, self._states = _split(env.observation_space)
         self._only = next(iter(self._cameras or self._states), "state")  # the name of a bare Box
         self.observation_spec = ObservationSpec(
-            cameras={name: space.shape for name, space in self._cameras.items()},
+            cameras={name: (space.shape[0], space.shape[1], 3) for name, space in self._cameras.items()},
             proprio_dim=sum(int(np.prod(space.shape)) for space in self._states.values()),
         )
         self._steps = 0

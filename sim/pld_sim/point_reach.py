@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from pld_core.errors import ContractError, NonFiniteError
 from pld_core.types import ActionSpec, Observation, ObservationSpec, TimeStep
 
@@ -24,7 +25,9 @@ class PointReach:
     def __init__(self, camera: bool = False) -> None:
         self._camera = camera
         self.action_spec = ActionSpec(dim=3, translation_m=_STEP, rotation_rad=1.0, frame="plane")
-        self.observation_spec = ObservationSpec({"top": (32, 32, 3)} if camera else {}, 4, ("x", "y", "goal_x", "goal_y"))
+        self.observation_spec = ObservationSpec(
+            {"top": (32, 32, 3)} if camera else {}, 4, ("x", "y", "goal_x", "goal_y")
+        )
         self._running = False
 
     def reset(self, seed: int) -> TimeStep:

@@ -38,16 +38,19 @@ class BasePolicyContract:
 
     def test_is_a_base_policy(self, policy: BasePolicy) -> None:
         assert isinstance(policy, BasePolicy)
-        assert isinstance(policy.version, str) and policy.version
+        assert isinstance(policy.version, str)
+        assert policy.version
 
     def test_shapes_types_and_range(self, policy: BasePolicy, observations: list[Observation]) -> None:
         chunks = policy.infer(observations)
         assert len(chunks) == len(observations)
         for chunk in chunks:
             assert chunk.actions.shape == (policy.action_horizon, self.action_dim)
-            assert chunk.actions.dtype == np.float32 and chunk.features.dtype == np.float32
+            assert chunk.actions.dtype == np.float32
+            assert chunk.features.dtype == np.float32
             assert chunk.features.shape == (policy.feature_dim,)
-            assert np.isfinite(chunk.actions).all() and np.isfinite(chunk.features).all()
+            assert np.isfinite(chunk.actions).all()
+            assert np.isfinite(chunk.features).all()
             assert np.abs(chunk.actions).max() <= 1.0
             assert chunk.policy_version == policy.version
 

@@ -62,8 +62,11 @@ def test_killed_while_learning_ends_in_the_same_weights(tmp_path: Path) -> None:
     assert learned[0][1]["rng"] == learned[1][1]["rng"]
     evaluations = [json.loads((tmp_path / f"runs/{n}/outcomes.json").read_text()) for n in ("whole", "killed")]
     assert evaluations[0] == evaluations[1]
-    steps = [json.loads(line)["env_steps"] for line in (tmp_path / "runs/killed/metrics.jsonl").read_text().splitlines()
-             if '"xi"' in line]
+    steps = [
+        json.loads(line)["env_steps"]
+        for line in (tmp_path / "runs/killed/metrics.jsonl").read_text().splitlines()
+        if '"xi"' in line
+    ]
     assert steps == sorted(set(steps)), "a resumed run must not log a round twice"
 
 

@@ -72,7 +72,8 @@ def test_flow_integrates_a_constant_velocity_exactly() -> None:
 def test_tokens_round_trip_within_half_a_bin(values: list[float], bins: int) -> None:
     low, high = np.float32(-1), np.float32(1)
     tokens = token_head.encode_actions(jnp.array(values), low, high, bins)
-    assert int(tokens.min()) >= 0 and int(tokens.max()) < bins
+    assert int(tokens.min()) >= 0
+    assert int(tokens.max()) < bins
     error = np.abs(np.asarray(token_head.decode_tokens(tokens, low, high, bins)) - np.array(values))
     assert error.max() <= 1 / bins + 1e-6
 
@@ -165,15 +166,19 @@ def test_patches_keep_every_pixel_in_place() -> None:
 def test_scaled_grounding_is_odd_and_resolves_tenths_of_millimetres() -> None:
     g = jnp.array([[0.05, -0.05, 5.0, 0.3, 0.9]])
     scaled = np.asarray(scale_grounding(g))[0]
-    assert scaled[0] == -scaled[1] and scaled[0] > 0.1 and 1.0 < scaled[2] < 3.0
+    assert scaled[0] == -scaled[1]
+    assert scaled[0] > 0.1
+    assert 1.0 < scaled[2] < 3.0
     np.testing.assert_allclose(scaled[3:], [0.3, 0.9])
 
 
 def test_instruction_tokens_depend_on_words_and_order() -> None:
     a, b = tokenise("Put the peg into the socket!", 512), tokenise("put the socket into the peg", 512)
     np.testing.assert_array_equal(a, tokenise("put  THE peg into the socket", 512))
-    assert a.shape == (MAX_TOKENS,) and not np.array_equal(np.sort(a), np.sort(b))
-    assert (tokenise("", 512) == PADDING).all() and (tokenise("x " * 99, 512) != PADDING).all()
+    assert a.shape == (MAX_TOKENS,)
+    assert not np.array_equal(np.sort(a), np.sort(b))
+    assert (tokenise("", 512) == PADDING).all()
+    assert (tokenise("x " * 99, 512) != PADDING).all()
 
 
 @pytest.mark.parametrize("wrong", [{"head": "diffusion"}, {"horizon": 0}, {"width": 1.5}, {"token_bins": 1}])

@@ -114,7 +114,7 @@ class TabletopEnvironment:
 
     def _observe(self) -> Observation:
         data = self._world.data
-        images = dict(zip(CAMERAS, self._shared.renderer.render(data), strict=True))
+        images: dict[str, np.ndarray] = dict(zip(CAMERAS, self._shared.renderer.render(data), strict=True))
         stamp = round(data.time * 1e9)
         return Observation(
             images=images,

@@ -16,6 +16,7 @@ from pld_sim.tabletop.world import TaskError, World
 
 PEG_HALF, PEG_LENGTH, TIP_BAND = 0.008, 0.075, 0.012
 CLEARANCE = 0.002  # a side
+HOLE_HALF = PEG_HALF + CLEARANCE
 SOCKET_HALF, SOCKET_HEIGHT, SOCKET_DEPTH = 0.030, 0.040, 0.030
 SUCCESS_DEPTH, TARGET_DEPTH = 0.020, 0.025
 CENTRE_X = 0.50
@@ -37,8 +38,8 @@ class PegInsertion:
     instruction = "insert the peg into the socket"
     max_steps = 80
     workspace = Workspace(lower=(0.38, -0.12, 0.050), upper=(0.62, 0.12, 0.26))
-    wrist = CameraPlacement(position=(0.085, 0.0, -0.060), look_at=(-0.005, 0.0, 0.240), fov=28.0, up=(0.0, 0.0, -1.0))
-    front = CameraPlacement(position=(0.56, -0.75, 0.42), look_at=(0.50, 0.0, 0.075), fov=12.5)
+    wrist = CameraPlacement(position=(0.085, 0.0, -0.060), look_at=(-0.004, 0.0, 0.240), fov=25.0, up=(0.0, 0.0, -1.0))
+    front = CameraPlacement(position=(0.56, -0.75, 0.42), look_at=(0.50, 0.0, 0.066), fov=10.8)
     picture = CameraPlacement(position=(0.98, -0.55, 0.42), look_at=(0.47, 0.0, 0.15), fov=30.0)
     gains = InsertionGains(aligned=0.0010, misaligned=0.0022, inside=0.0035)
     actions = ActionSpec()
@@ -47,7 +48,9 @@ class PegInsertion:
         spec, arm = load_fr3(visual)
         configure(spec, visual)
         socket = spec.worldbody.add_body(name="socket", mocap=True, pos=[CENTRE_X, 0, 0])
-        well = Well((PEG_HALF + CLEARANCE,) * 2, (SOCKET_HALF,) * 2, SOCKET_HEIGHT, SOCKET_DEPTH)
+        well = Well(
+            hole=(HOLE_HALF, HOLE_HALF), outer=(SOCKET_HALF, SOCKET_HALF), height=SOCKET_HEIGHT, depth=SOCKET_DEPTH
+        )
         add_well(spec, socket, well, (BLUE, RIM_YELLOW, HOLE_BLACK))
         self._add_peg(spec)
         add_camera(spec.body(arm.hand), "wrist", self.wrist)
@@ -97,7 +100,7 @@ class PegInsertion:
         tip, _ = self._tip(world)
         position, matrix = world.body_pose(world.model.body("socket").id)
         local = matrix.T @ (tip - position)
-        within = np.abs(local[:2]).max() < PEG_HALF + CLEARANCE
+        within = np.abs(local[:2]).max() < HOLE_HALF
         return bool(within and local[2] < SOCKET_HEIGHT - SUCCESS_DEPTH)
 
     def act(self, world: World) -> np.ndarray:

@@ -47,11 +47,12 @@ class Picture:
         return self._models[visual]
 
     def _renderer(self, visual: bool, size: tuple[int, int]) -> Renderer:
-        key = (visual, *map(int, size))
+        height, width = int(size[0]), int(size[1])
+        key = (visual, height, width)
         if key not in self._renderers:
             self.free()  # one size at a time: a context holds all meshes
             groups = (TASK_GROUP, VISUAL_GROUP) if visual else (TASK_GROUP, COLLISION_GROUP, LINK_GROUP)
             self._renderers[key] = Renderer(
-                self._model(visual)[0], (PICTURE_CAMERA,), key[1:], groups, decorated=visual
+                self._model(visual)[0], (PICTURE_CAMERA,), (height, width), groups, decorated=visual
             )
         return self._renderers[key]

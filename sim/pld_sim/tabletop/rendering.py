@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -21,7 +22,7 @@ from pld_core.errors import PLDError
 MAX_GEOMS = 400
 
 
-def make_gl_context(width: int, height: int) -> object:
+def make_gl_context(width: int, height: int) -> Any:
     """An off-screen GL context: EGL unless ``MUJOCO_GL`` names another backend.
 
     The backend is imported here and not through ``mujoco.GLContext``, which is fixed by whoever
@@ -62,7 +63,7 @@ class Renderer:
         self._camera_ids = [model.camera(name).id for name in cameras]
         self._drawn = (size[0] * supersample, size[1] * supersample)
         self._groups, self._supersample, self._decorated = tuple(groups), supersample, decorated
-        self._gl: object | None = None
+        self._gl: Any = None
         self._thread: int | None = None
         self.users = 0
 
@@ -76,14 +77,13 @@ class Renderer:
 
     def render(self, data: mujoco.MjData) -> list[np.ndarray]:
         """One new uint8 ``[height, width, 3]`` per camera. Needs up-to-date kinematics and cameras."""
-        if self._gl is None:
-            self._start()
-        elif self._thread != threading.get_ident():
+        gl = self._gl or self._start()
+        if self._thread != threading.get_ident():
             raise PLDError(
                 "This environment renders in the thread that first reset it, because an OpenGL context belongs to "
                 "one thread. Make separate environments (make_environments) inside each thread."
             )
-        self._gl.make_current()
+        gl.make_current()
         height, width = self._drawn
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
@@ -105,14 +105,14 @@ class Renderer:
             self._gl.free()
         self._gl = None
 
-    def _start(self) -> None:
+    def _start(self) -> Any:
         height, width = self._drawn
         total = width * len(self._camera_ids)
         self._thread = threading.get_ident()
-        self._gl = make_gl_context(total, height)
+        gl = self._gl = make_gl_context(total, height)
         # After the backend's own exit hook was registered, so that this one runs before it.
         atexit.register(_free_at_exit, weakref.ref(self))
-        self._gl.make_current()
+        gl.make_current()
         self._model.vis.global_.offwidth, self._model.vis.global_.offheight = total, height
         self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
@@ -130,6 +130,7 @@ class Renderer:
         self._camera.fixedcamid = self._camera_ids[0]
         self._strip = mujoco.MjrRect(0, 0, total, height)
         self._pixels = np.empty((height, total, 3), np.uint8)
+        return gl
 
 
 def halve(image: np.ndarray) -> np.ndarray:

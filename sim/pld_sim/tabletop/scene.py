@@ -171,7 +171,7 @@ def add_well(
             centre, half = np.zeros(3), np.zeros(3)
             centre[axis], centre[2] = sign * (well.hole[axis] + across), top / 2
             half[axis], half[1 - axis], half[2] = across, along, top / 2
-            add_hidden_box(body, centre, half, **SMOOTH)
+            add_hidden_box(body, centre.tolist(), half.tolist(), **SMOOTH)
     add_hidden_box(body, (0, 0, floor / 2), (hx, hy, floor / 2), **SMOOTH)
     name = body.name
     add_faces(spec, body, f"{name}_block", ring((ox, oy), 0.0, (ox, oy), seam), colours[0])
