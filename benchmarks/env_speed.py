@@ -55,7 +55,7 @@ def measure(task: str, lanes: int, steps: int) -> dict[str, float | int | str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Environment steps per second of one core.")
     parser.add_argument("--task", choices=sorted(TASKS), default="peg_insertion")
     parser.add_argument("--lanes", type=int, default=10)
     parser.add_argument("--steps", type=int, default=2000)
