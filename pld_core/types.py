@@ -98,7 +98,9 @@ class EpisodeSpec:
 
     t_base: ticks that the base drives alone before the residual joins in (``None``: the whole
     episode). xi: scale of the residual, in units of normalised action. explore: sample the
-    residual instead of taking its mode. record_images: keep the frames in the episode.
+    residual instead of taking its mode, with the same noise for ``noise_ticks`` ticks (white noise
+    cancels itself out before it turns or moves an arm anywhere). record_images: keep the frames in
+    the episode.
     """
 
     task: str
@@ -107,6 +109,7 @@ class EpisodeSpec:
     t_base: int | None = None
     xi: float = 0.0
     explore: bool = False
+    noise_ticks: int = 1
     record_images: bool = True
 
 

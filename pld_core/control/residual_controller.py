@@ -105,16 +105,17 @@ class ResidualController:
         exploring = np.array([self._lanes[lane].spec.explore for lane in lanes])
         if not exploring.any():
             return mode
-        seeds = np.array([_noise_seed(self._lanes[lane].spec.seed, self._lanes[lane].tick) for lane in lanes])
+        seeds = np.array([_noise_seed(self._lanes[lane]) for lane in lanes])
         return np.where(exploring[:, None], actor.act(states, base, images, seeds), mode)
 
     def _combine(self, base: np.ndarray, residual: np.ndarray, xi: float) -> np.ndarray:
         return np.clip(base + np.float32(xi) * residual, -1.0, 1.0) if self.residual else residual
 
 
-def _noise_seed(seed: int, tick: int) -> np.uint32:
-    """A number that mixes episode and tick, so that noise never depends on neighbours or order."""
-    mixed = (seed * 2654435761 + tick * 2246822519 + 374761393) & 0xFFFFFFFF
+def _noise_seed(lane: _Lane) -> np.uint32:
+    """A number that mixes episode and time, so that noise never depends on neighbours or order."""
+    seed, time = lane.spec.seed, lane.tick // lane.spec.noise_ticks
+    mixed = (seed * 2654435761 + time * 2246822519 + 374761393) & 0xFFFFFFFF
     mixed ^= mixed >> 15
     return np.uint32((mixed * 3266489917) & 0xFFFFFFFF)
 

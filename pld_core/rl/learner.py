@@ -85,6 +85,11 @@ class Learner:
         self._check(batches)
         return updates.update(self.config, "sac", state, batches, jnp.float32(xi))
 
+    def critic_update(self, state: LearnerState, batches: Batch, xi: float) -> tuple[LearnerState, losses.Metrics]:
+        """K critic updates without the actor's: evaluates the present policy before it may change."""
+        self._check(batches)
+        return updates.update(self.config, "critic", state, batches, jnp.float32(xi))
+
     def calql_update(self, state: LearnerState, batches: Batch, xi: float) -> tuple[LearnerState, losses.Metrics]:
         """K Cal-QL updates; pass the full xi of the coming online phase."""
         if self.config.residual and not float(xi) > 0.0:

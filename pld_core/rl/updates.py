@@ -21,7 +21,7 @@ from pld_core.rl.networks import Params, actor_distribution, normalise, squash
 from pld_core.rl.optim import adamw, polyak
 from pld_core.rl.state import ActorParams, LearnerState
 
-Kind = Literal["sac", "calql"]
+Kind = Literal["sac", "calql", "critic"]  # critic: soft actor-critic without the actor's update
 
 
 def update(
@@ -47,7 +47,7 @@ def update(
 
 
 def _trains_actor(config: LearnerConfig, kind: Kind) -> bool:
-    return kind == "sac" or config.calql_updates_actor
+    return kind == "sac" or (kind == "calql" and config.calql_updates_actor)
 
 
 @partial(jax.jit, static_argnames=("config", "kind"), donate_argnames=("state",))
@@ -95,7 +95,7 @@ def _critic_step(
     def loss(critic: Params) -> tuple[jax.Array, tuple[jax.Array, losses.Metrics]]:
         seen = encode(config, critic["encoder"], own, images)
         stopped = jax.lax.stop_gradient(seen)
-        if kind == "sac":
+        if kind != "calql":
             value, metrics = losses.sac_critic_loss(critic["heads"], seen, batch, wanted)
             return value, (stopped, metrics)
         n = config.calql_actions

@@ -143,11 +143,19 @@ class ResidualLearning:
             return {}
         while self.progress.owed_updates >= _UPDATES_PER_CALL:
             batches = self.replay.sample_many(self.rng, _UPDATES_PER_CALL, self.config.batch_size)
-            update = self.learner.calql_update if self.algorithm.calql_online else self.learner.update
+            update = self._update_kind()
             self.state, metrics = update(self.state, batches, self.xi)
             self.progress.owed_updates -= _UPDATES_PER_CALL
             self.progress.updates += _UPDATES_PER_CALL
         return _floats(metrics)
+
+    def _update_kind(self) -> Callable[..., tuple[LearnerState, dict[str, Any]]]:
+        if self.algorithm.calql_online:
+            return self.learner.calql_update
+        # A residual that follows an untrained critic leaves the base's neighbourhood and stops succeeding,
+        # and without successes the critic never learns better.
+        evaluating = self.algorithm.residual and self.progress.env_steps < self.config.critic_warmup_steps
+        return self.learner.critic_update if evaluating else self.learner.update
 
     def _store(self, episode: Episode) -> None:
         """Base-driven first ticks only set the scene: they are not experience of the residual."""
@@ -180,7 +188,8 @@ class ResidualLearning:
         jumps = self.algorithm.base_starts and rng.random() < self.config.jump_start
         t_base = int(rng.integers(0, int(self.config.jump_start_max * self.horizon) + 1)) if jumps else 0
         images = self.learner.config.encoder == "resnet10"
-        return EpisodeSpec(self.task, seed, "learn", t_base, self.xi, explore=True, record_images=images)
+        hold = self.config.noise_ticks
+        return EpisodeSpec(self.task, seed, "learn", t_base, self.xi, True, noise_ticks=hold, record_images=images)
 
     def _validation_specs(self) -> list[EpisodeSpec]:
         config, progress = self.config, self.progress
