@@ -124,7 +124,7 @@ def test_head_mode_leaves_the_encoder_alone(policy: CompactVLA, episodes: list[E
 def test_full_mode_learns_and_follows_the_instruction(policy: CompactVLA, episodes: list[Episode]) -> None:
     losses: list[float] = []
     tuned = policy.sft(
-        episodes, mode="full", steps=800, batch_size=32, learning_rate=4e-3, progress=lambda s, v: losses.append(v)
+        episodes, mode="full", steps=800, batch_size=16, learning_rate=4e-3, progress=lambda s, v: losses.append(v)
     )
     assert np.mean(losses[-20:]) < 0.15 * np.mean(losses[:5])
     errors, swapped = [], []
