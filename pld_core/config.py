@@ -70,13 +70,16 @@ class LearnConfig:
     hidden: tuple[int, ...] = (256, 256, 256)
     critics: int = 2
     xi_max: float = 0.5  # largest scale of the residual, in units of normalised action
-    xi_ramp_steps: int = 4000  # environment steps over which xi grows from 0 to xi_max
+    xi_ramp_steps: int = 2000  # environment steps over which xi grows from 0 to xi_max
     warmup_episodes: int = 100  # base-only episodes before the residual acts
     critic_warmup_steps: int = 4000  # environment steps of random residuals before the actor learns
     noise_ticks: int = 8  # ticks for which exploration keeps its noise
     jump_start: float = 0.3  # share of episodes that begin with base-driven ticks
     jump_start_max: float = 0.6  # longest base-driven start, as a share of the time limit
     target_entropy: float = -3.5  # nats; the published value is minus the action size
+    residual_gripper: bool = False  # may the residual move the gripper of an arm (7-D actions)?
+    initial_log_std: float = -1.0  # of the residual's Gaussian before tanh
+    temperature_learning_rate: float = 1e-3
     initial_temperature: float = 0.005  # the published 1.0 needs more updates to decay than a CPU has
     min_temperature: float = 0.0  # floor, so that exploration does not die early
     calql_steps: int = 0  # critic warm-start updates on the offline buffer
@@ -158,7 +161,7 @@ class TrainConfig:
 
 # Ranges by the last part of a key, so that the same name means the same in every section.
 POSITIVE = frozenset(
-    ("lanes", "demonstrations", "steps", "batch_size", "noise_ticks", "learning_rate", "successes", "max_episodes", "episodes")
+    ("lanes", "demonstrations", "steps", "batch_size", "noise_ticks", "temperature_learning_rate", "learning_rate", "successes", "max_episodes", "episodes")
     + ("updates_per_step", "critic_updates_per_actor_update", "replay_capacity", "grad_clip", "critics", "rank")
     + ("initial_temperature", "calql_actions", "eval_episodes", "checkpoint_seconds", "video_size", "video_fps")
     + ("n_step", "replan_every", "grounding_frames", "grounding_steps")

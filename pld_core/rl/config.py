@@ -19,6 +19,7 @@ class LearnerConfig:
     """
 
     residual: bool = True
+    passive: tuple[int, ...] = ()  # entries of the action that are the base's alone, such as its gripper
     encoder: Literal["features", "resnet10"] = "features"
     batch_size: int = 256
     gamma: float = 0.99

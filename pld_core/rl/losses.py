@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from pld_core.data.replay import Batch
 from pld_core.rl.config import LearnerConfig
-from pld_core.rl.networks import Params, actor_distribution, combine, critic_values, critic_values_of_many, squash
+from pld_core.rl.networks import Params, active, actor_distribution, combine, critic_values, critic_values_of_many, squash
 
 Metrics = dict[str, jax.Array]
 
@@ -39,7 +39,9 @@ def propose(
 ) -> Proposals:
     """``n`` samples per state from the policy, combined with that state's own base action."""
     mean, log_std = actor_distribution(config, actor, state, base_action)
-    u, log_density = squash(mean, log_std, jax.random.normal(key, (n, *mean.shape)))
+    u, log_density = squash(
+        mean, log_std, jax.random.normal(key, (n, *mean.shape)), active(config, mean.shape[-1])
+    )
     return Proposals(combine(base_action, u, xi, config.residual), log_density)
 
 
@@ -80,7 +82,8 @@ def executed_log_density(
     Where the sum leaves the action box it is clipped onto a face and has no density; the value
     before clipping is used there.
     """
-    return log_density - action_dim * jnp.log(xi) if config.residual else log_density
+    scaled = action_dim - len(config.passive)
+    return log_density - scaled * jnp.log(xi) if config.residual else log_density
 
 
 def calql_loss(
@@ -134,7 +137,7 @@ def actor_loss(
 ) -> tuple[jax.Array, Metrics]:
     """``E[temperature * log pi(u | s, a_b) - Q(s, combine(a_b, u, xi))]``; noise ``[B, A]``."""
     mean, log_std = actor_distribution(config, actor, state, batch.base_action)
-    u, log_density = squash(mean, log_std, noise)
+    u, log_density = squash(mean, log_std, noise, active(config, mean.shape[-1]))
     q = critic_values(critics, state, combine(batch.base_action, u, xi, config.residual))
     value = q.min(0) if config.actor_q == "min" else q.mean(0)
     loss = (temperature * log_density - value).mean()

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pld_core.rl.config import LearnerConfig
 
@@ -153,13 +154,20 @@ def actor_distribution(
     return mean, log_std
 
 
-def squash(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+def active(config: LearnerConfig, action_dim: int) -> np.ndarray:
+    """1 for every entry of the action that the policy decides, 0 for those left to the base; ``[A]``."""
+    return np.array([float(k not in config.passive) for k in range(action_dim)], np.float32)
+
+
+def squash(
+    mean: jax.Array, log_std: jax.Array, noise: jax.Array, mask: np.ndarray | float = 1.0
+) -> tuple[jax.Array, jax.Array]:
     """Residual ``u = tanh(mean + std noise)`` ``[..., A]`` and its log density ``[...]``.
 
-    The change of variables ``-log(1 - u^2)`` is written without cancellation
-    (Haarnoja et al. 2018, appendix C).
+    Where ``mask`` is 0 the residual is 0 and takes no part in the density. The change of variables
+    ``-log(1 - u^2)`` is written without cancellation (Haarnoja et al. 2018, appendix C).
     """
     raw = mean + jnp.exp(log_std) * noise
     log_gaussian = -0.5 * jnp.square(noise) - log_std - _HALF_LOG_2PI
     log_slope = 2.0 * (_LOG_2 - raw - jax.nn.softplus(-2.0 * raw))
-    return jnp.tanh(raw), (log_gaussian - log_slope).sum(-1)
+    return jnp.tanh(raw) * mask, ((log_gaussian - log_slope) * mask).sum(-1)

@@ -17,7 +17,7 @@ from pld_core.data.replay import Batch
 from pld_core.rl import losses
 from pld_core.rl.config import LearnerConfig
 from pld_core.rl.encoder import encode, random_shift
-from pld_core.rl.networks import Params, actor_distribution, normalise, squash
+from pld_core.rl.networks import Params, active, actor_distribution, normalise, squash
 from pld_core.rl.optim import adamw, polyak
 from pld_core.rl.state import ActorParams, LearnerState
 
@@ -137,7 +137,7 @@ def _actor_step(
     actor, moments, norm = adamw(
         grads, state.actor_moments, state.actor, config.learning_rate, config.weight_decay, config.grad_clip
     )
-    target_entropy = -float(batch.action.shape[-1]) if config.target_entropy is None else config.target_entropy
+    target_entropy = -float(batch.action.shape[-1] - len(config.passive)) if config.target_entropy is None else config.target_entropy
     temperature_grad = jax.grad(losses.temperature_loss)(state.log_temperature, metrics["entropy"], target_entropy)
     log_temperature, temperature_moments, _ = adamw(
         temperature_grad, state.temperature_moments, state.log_temperature, config.temperature_learning_rate, 0.0, None
@@ -172,6 +172,6 @@ def act(
     seen = encode(config, params.encoder, normalise(params.normalizer, state), images)
     mean, log_std = actor_distribution(config, params.actor, seen, base_action)
     if seeds is None:
-        return jnp.tanh(mean)
+        return jnp.tanh(mean) * active(config, mean.shape[-1])
     noise = jax.vmap(lambda seed: jax.random.normal(jax.random.PRNGKey(seed), mean.shape[1:]))(seeds)
-    return squash(mean, log_std, noise)[0]
+    return squash(mean, log_std, noise, active(config, mean.shape[-1]))[0]

@@ -126,6 +126,9 @@ class Workspace:
         learn = self.config.learn
         config = LearnerConfig(
             residual=self.algorithm.residual,
+            passive=self._passive,
+            init_log_std=learn.initial_log_std,
+            temperature_learning_rate=learn.temperature_learning_rate,
             encoder=self.encoder,  # type: ignore[arg-type]
             batch_size=learn.batch_size,
             gamma=learn.gamma,
@@ -143,6 +146,12 @@ class Workspace:
         )
         spec = self.environment
         return Learner(config, self.state_dim, spec.action_spec.dim, self.image_specs)
+
+    @property
+    def _passive(self) -> tuple[int, ...]:
+        """An arm's gripper stays the base's: a residual on it drops what is held before it learns anything."""
+        is_arm = self.environment.action_spec.dim == 7
+        return (6,) if is_arm and self.algorithm.residual and not self.config.learn.residual_gripper else ()
 
     @property
     def image_specs(self) -> dict[str, tuple[int, int, int]]:
