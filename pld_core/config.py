@@ -56,7 +56,7 @@ class LearnConfig:
 
     algorithm: Algorithm = "pld"
     encoder: Encoder = "auto"  # auto: features on a CPU, resnet10 on a GPU
-    steps: int = 60_000  # environment steps, harvest not counted
+    steps: int = 30_000  # environment steps, harvest not counted
     updates_per_step: float = 1.0  # critic updates per environment step
     critic_updates_per_actor_update: int = 2
     batch_size: int = 256
@@ -69,11 +69,11 @@ class LearnConfig:
     grad_clip: float = 1.0  # global norm
     hidden: tuple[int, ...] = (256, 256, 256)
     critics: int = 2
-    xi_max: float = 0.5  # largest scale of the residual, in units of normalised action
+    xi_max: float = 0.3  # largest scale of the residual, in units of normalised action
     xi_ramp_steps: int = 2000  # environment steps over which xi grows from 0 to xi_max
     warmup_episodes: int = 100  # base-only episodes before the residual acts
     critic_warmup_steps: int = 4000  # environment steps of random residuals before the actor learns
-    noise_ticks: int = 8  # ticks for which exploration keeps its noise
+    noise_ticks: int = 2  # ticks for which exploration keeps its noise
     jump_start: float = 0.3  # share of episodes that begin with base-driven ticks
     jump_start_max: float = 0.6  # longest base-driven start, as a share of the time limit
     target_entropy: float = -3.5  # nats; the published value is minus the action size
@@ -161,7 +161,18 @@ class TrainConfig:
 
 # Ranges by the last part of a key, so that the same name means the same in every section.
 POSITIVE = frozenset(
-    ("lanes", "demonstrations", "steps", "batch_size", "noise_ticks", "temperature_learning_rate", "learning_rate", "successes", "max_episodes", "episodes")
+    (
+        "lanes",
+        "demonstrations",
+        "steps",
+        "batch_size",
+        "noise_ticks",
+        "temperature_learning_rate",
+        "learning_rate",
+        "successes",
+        "max_episodes",
+        "episodes",
+    )
     + ("updates_per_step", "critic_updates_per_actor_update", "replay_capacity", "grad_clip", "critics", "rank")
     + ("initial_temperature", "calql_actions", "eval_episodes", "checkpoint_seconds", "video_size", "video_fps")
     + ("n_step", "replan_every", "grounding_frames", "grounding_steps")

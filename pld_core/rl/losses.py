@@ -16,7 +16,15 @@ import jax.numpy as jnp
 
 from pld_core.data.replay import Batch
 from pld_core.rl.config import LearnerConfig
-from pld_core.rl.networks import Params, active, actor_distribution, combine, critic_values, critic_values_of_many, squash
+from pld_core.rl.networks import (
+    Params,
+    active,
+    actor_distribution,
+    combine,
+    critic_values,
+    critic_values_of_many,
+    squash,
+)
 
 Metrics = dict[str, jax.Array]
 
@@ -39,9 +47,7 @@ def propose(
 ) -> Proposals:
     """``n`` samples per state from the policy, combined with that state's own base action."""
     mean, log_std = actor_distribution(config, actor, state, base_action)
-    u, log_density = squash(
-        mean, log_std, jax.random.normal(key, (n, *mean.shape)), active(config, mean.shape[-1])
-    )
+    u, log_density = squash(mean, log_std, jax.random.normal(key, (n, *mean.shape)), active(config, mean.shape[-1]))
     return Proposals(combine(base_action, u, xi, config.residual), log_density)
 
 

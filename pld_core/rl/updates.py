@@ -137,7 +137,9 @@ def _actor_step(
     actor, moments, norm = adamw(
         grads, state.actor_moments, state.actor, config.learning_rate, config.weight_decay, config.grad_clip
     )
-    target_entropy = -float(batch.action.shape[-1] - len(config.passive)) if config.target_entropy is None else config.target_entropy
+    target_entropy = config.target_entropy
+    if target_entropy is None:
+        target_entropy = -float(batch.action.shape[-1] - len(config.passive))
     temperature_grad = jax.grad(losses.temperature_loss)(state.log_temperature, metrics["entropy"], target_entropy)
     log_temperature, temperature_moments, _ = adamw(
         temperature_grad, state.temperature_moments, state.log_temperature, config.temperature_learning_rate, 0.0, None

@@ -35,9 +35,8 @@ def demonstrate(
 ) -> list[Episode]:
     """Successful oracle episodes with ``action`` = the oracle's own command at every tick."""
     kept: list[Episode] = []
-    attempts = 0
-    for seed in islice(training_seeds("demonstrate", run_seed), 20 * episodes + 20):
-        attempts += 1
+    seeds = islice(training_seeds("demonstrate", run_seed), 20 * episodes + 20)
+    for attempts, seed in enumerate(seeds, start=1):
         episode = _episode(environment, seed, noise)
         if episode.success:
             kept.append(episode)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from toy_run import pipeline
 
+from pld_core.api import Pipeline
 from pld_core.errors import ConfigError, StageError
+from pld_sim.point_reach import point_reach
 
 
 @pytest.mark.slow
@@ -25,11 +27,9 @@ def test_learning_improves_success_by_a_clear_margin(tmp_path: Path) -> None:
 
 
 def test_a_base_that_never_succeeds_is_named_as_the_cause(tmp_path: Path) -> None:
+    still = Pipeline(point_reach, lambda seen: [0.0, 0.0, 1.0], preset="custom", **{"harvest.max_episodes": 40})
     with pytest.raises(StageError, match=r"succeeded in 0 of 40 episodes.*harvest.max_episodes"):
-        from pld_core.api import Pipeline
-        from pld_sim.point_reach import point_reach
-
-        Pipeline(point_reach, lambda seen: [0.0, 0.0, 1.0], preset="custom", **{"harvest.max_episodes": 40}).harvest()
+        still.harvest()
 
 
 def test_a_stage_asks_for_the_one_before_it(tmp_path: Path) -> None:
