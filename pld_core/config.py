@@ -96,7 +96,6 @@ class ProbeConfig:
     """Collect data for distillation: base-driven start, then the specialist takes over."""
 
     episodes: int = 200  # successful episodes to keep
-    max_episodes: int = 600
     alpha: float = 0.6  # T_base ~ U[0, alpha * time limit]
 
 
@@ -117,7 +116,6 @@ class EvaluateConfig:
     """Success rates of base, specialist and distilled VLA on seeds never used in training."""
 
     episodes: int = 100
-    seed_offset: int = 1_000_000  # first evaluation seed; training seeds stay below
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ POSITIVE = frozenset(
     + ("n_step", "replan_every", "grounding_frames", "grounding_steps")
 )
 NOT_NEGATIVE = frozenset(
-    ("seed", "seed_offset", "xi_ramp_steps", "warmup_episodes", "critic_warmup_steps", "min_temperature", "eval_every")
+    ("seed", "xi_ramp_steps", "warmup_episodes", "critic_warmup_steps", "min_temperature", "eval_every")
     + ("calql_steps", "calql_alpha")
 )
 FRACTIONS = frozenset(
