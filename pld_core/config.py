@@ -55,6 +55,7 @@ class LearnConfig:
     """Residual reinforcement learning (or one of the baselines) on top of the frozen base."""
 
     algorithm: Algorithm = "pld"
+    policy_features: int | None = None  # leading entries of the base's features that the residual sees; null: all
     encoder: Encoder = "auto"  # auto: features on a CPU, resnet10 on a GPU
     steps: int = 30_000  # environment steps, harvest not counted
     updates_per_step: float = 1.0  # critic updates per environment step

@@ -35,16 +35,24 @@ class _Lane:
 class ResidualController:
     """Turns observations into executed actions for one robot or for many simulated lanes at once.
 
+    features: how many of the leading entries of the policy's features the residual sees (None: all).
     ``residual=False`` serves the learners without a base (RLPD and the like): the actor's output is
     the action itself.
     """
 
     def __init__(
-        self, policy: BasePolicy, limits: SafetyLimits, lanes: int = 1, replan_every: int = 1, residual: bool = True
+        self,
+        policy: BasePolicy,
+        limits: SafetyLimits,
+        lanes: int = 1,
+        replan_every: int = 1,
+        residual: bool = True,
+        features: int | None = None,
     ) -> None:
         self.policy = policy
         self.limits = limits
         self.residual = residual
+        self._features = features
         self._dim = limits.action_spec.dim
         idle = EpisodeSpec(task="", seed=0)
         self._lanes = [_Lane(ChunkCursor(replan_every, self._dim), idle) for _ in range(lanes)]
@@ -83,7 +91,7 @@ class ResidualController:
             cursor = self._lanes[lane].cursor
             cursor.offer(chunk)
             plan = cursor.plan(self.policy.action_horizon)
-            states.append(np.concatenate([observation.proprio, chunk.features, plan.reshape(-1)]))
+            states.append(np.concatenate([observation.proprio, chunk.features[: self._features], plan.reshape(-1)]))
             base.append(cursor.next())
         return np.stack(states).astype(np.float32), np.stack(base).astype(np.float32)
 

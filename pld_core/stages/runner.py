@@ -30,14 +30,15 @@ class LocalRunner:
         reward: Callable[[], RewardModel],
         replan_every: int = 1,
         residual: bool = True,
+        features: int | None = None,
     ) -> None:
         first = environments[0]
         limits = SafetyLimits(first.action_spec, getattr(first, "workspace", None))
         self.environments = environments
         self.policy = policy
-        self._settings = (reward, replan_every, residual)
+        self._settings = (reward, replan_every, residual, features)
         self._rewards = [reward() for _ in environments]
-        self._controller = ResidualController(policy, limits, len(environments), replan_every, residual)
+        self._controller = ResidualController(policy, limits, len(environments), replan_every, residual, features)
 
     def run(
         self, specs: Sequence[EpisodeSpec], actor: ResidualActor | None = None, on_tick: OnTick | None = None

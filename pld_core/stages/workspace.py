@@ -46,9 +46,11 @@ class Workspace:
         """The environments with the frozen base."""
         factory = bring.environment_factory(self._objects.get("task", self.config.task))
         reward = bring.reward_factory(self._objects.get("reward", self.config.reward))
-        residual = self.algorithm.residual
+        residual, features = self.algorithm.residual, self.config.learn.policy_features
         return BackgroundRunner(
-            lambda: LocalRunner(factory(self.config.lanes), self.policy, reward, self.config.replan_every, residual)
+            lambda: LocalRunner(
+                factory(self.config.lanes), self.policy, reward, self.config.replan_every, residual, features
+            )
         )
 
     @property
@@ -119,7 +121,10 @@ class Workspace:
     @cached_property
     def state_dim(self) -> int:
         plan = self.policy.action_horizon * self.environment.action_spec.dim
-        return self.environment.observation_spec.proprio_dim + self.policy.feature_dim + plan
+        seen = self.policy.feature_dim
+        if self.config.learn.policy_features is not None:
+            seen = min(seen, self.config.learn.policy_features)
+        return self.environment.observation_spec.proprio_dim + seen + plan
 
     @cached_property
     def learner(self) -> Learner:
