@@ -184,7 +184,7 @@ def run_eval(work: Workspace) -> Result:
 
 def run_report(work: Workspace) -> Result:
     with work.console.stage("report"):
-        if work.config.report.videos and hasattr(work.environment, "render"):
+        if work.config.report.videos and callable(getattr(work.environment, "render", None)):
             write_videos(work)
         path = write_report(work.folder)
     work.console.note(_closing(work, path))

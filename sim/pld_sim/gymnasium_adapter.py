@@ -64,6 +64,7 @@ class GymnasiumEnvironment:
         )
         self._steps = 0
         self._running = False
+        self.render = self._render if env.render_mode == "rgb_array" else None  # None: no videos in the report
 
     def reset(self, seed: int) -> TimeStep:
         observation, _ = self._env.reset(seed=seed)
@@ -81,12 +82,9 @@ class GymnasiumEnvironment:
         self._running = not (terminated or truncated)
         return TimeStep(self._convert(observation), float(success), terminated, truncated, success)
 
-    def render(self, height: int, width: int) -> np.ndarray:
+    def _render(self, height: int, width: int) -> np.ndarray:
         """The environment's own picture, uint8 ``[h, w, 3]``, in the size that it was made with."""
-        frame = self._env.render()
-        if not isinstance(frame, np.ndarray):
-            raise ContractError('No picture: make the environment with render_mode="rgb_array".')
-        return frame
+        return np.asarray(self._env.render())
 
     def close(self) -> None:
         self._running = False

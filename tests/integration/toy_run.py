@@ -15,6 +15,7 @@ SETTINGS = {
     "learn.batch_size": 64,
     "learn.calql_steps": 50,
     "learn.xi_ramp_steps": 300,
+    "learn.critic_warmup_steps": 500,
     "learn.checkpoint_seconds": 0.001,
     "harvest.successes": 20,
     "probe.episodes": 10,
