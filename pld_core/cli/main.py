@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 
 from pld_core.errors import PLDError, UnknownNameError
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")
+    # JAX warns of any fork; ours (git, ffmpeg) execute another program at once, which is safe.
+    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     verb, rest = args[0], args[1:]
     try:
         if verb not in VERBS:
