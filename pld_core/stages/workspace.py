@@ -154,7 +154,7 @@ class Workspace:
 
     @property
     def _passive(self) -> tuple[int, ...]:
-        """An arm's gripper stays the base's: a residual on it drops what is held before it learns anything."""
+        """An arm's gripper stays the base's: a residual could only make it open at the wrong time."""
         is_arm = self.environment.action_spec.dim == 7
         return (6,) if is_arm and self.algorithm.residual and not self.config.learn.residual_gripper else ()
 
