@@ -154,9 +154,6 @@ class Episode:
             returns[t] = value
         return returns
 
-    def without_images(self) -> Episode:
-        return dataclasses.replace(self, images={})
-
     def tail(self, start: int) -> Episode:
         """The episode from tick ``start`` on, as if it had begun there (``start < T``)."""
         columns = ("proprio", "state", "base_action", "residual", "action", "reward", "source", "intervention")
