@@ -93,7 +93,7 @@ def test_dataset_drops_voided_episodes(policy: CompactVLA, episodes: list[Episod
 
 def test_unusable_episodes_are_named(policy: CompactVLA, episodes: list[Episode]) -> None:
     with pytest.raises(ContractError, match="Episode 1 has no frames"):
-        policy.sft([episodes[0], episodes[1].without_images()], steps=1)
+        policy.sft([episodes[0], dataclasses.replace(episodes[1], images={})], steps=1)
     bad = dataclasses.replace(episodes[0], action=np.full((6, 7), np.nan, np.float32))
     with pytest.raises(ContractError, match="NaN"):
         policy.sft([bad], steps=1)
