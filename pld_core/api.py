@@ -11,7 +11,10 @@ from pld_core.rewards import binary
 from pld_core.stages.pipeline import Pipeline
 from pld_core.stations import RobotConfig
 
-__all__ = ["PLD", "Pipeline", "Task", "binary"]
+# The stations and tasks that ship; __getattr__ below makes them, and those of other packages.
+_STATIONS = ["FRANKA_FR3", "FR3_SIM", "YAM_REAL_01", "YAM_SIM_01"]
+_TASKS = ["Cube_Pickup", "GPU_Insertion", "Peg_Insertion"]
+__all__ = ["PLD", "Pipeline", "Task", "binary", *_STATIONS, *_TASKS]  # noqa: PLE0604 (lists of strings)
 
 
 @dataclasses.dataclass(frozen=True)
