@@ -219,12 +219,10 @@ class ReplayBuffer:
             next_images={name: frames[following] for name, frames in self._images.items()},
         )
 
-    def state_moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation ``[S]`` of the stored states, for the learner's normaliser."""
-        if self._filled == 0:
-            raise ContractError("Replay is empty; there is nothing to normalise by.")
-        states = self._rows["state"][: self._filled].astype(np.float64)
-        return states.mean(0).astype(np.float32), states.std(0).astype(np.float32)
+    @property
+    def states(self) -> np.ndarray:
+        """The stored states ``[rows, S]``, in the order of their rows."""
+        return self._rows["state"][: self._filled]
 
     # -- checkpointing ---------------------------------------------------------------------------
 
@@ -256,6 +254,14 @@ class ReplayBuffer:
         self._index[:count] = arrays["index"]
         self._slot.fill(_NO_SLOT)
         self._slot[self._index[:count]] = np.arange(count)
+
+
+def state_moments(*buffers: ReplayBuffer) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation ``[S]`` of all stored states, for the learner's normaliser."""
+    states = np.concatenate([buffer.states for buffer in buffers]).astype(np.float64)
+    if not len(states):
+        raise ContractError("Replay is empty; there is nothing to normalise by.")
+    return states.mean(0).astype(np.float32), states.std(0).astype(np.float32)
 
 
 def _reshape(batch: Batch, lead: tuple[int, int]) -> Batch:

@@ -19,6 +19,8 @@ class LearnerConfig:
     """
 
     residual: bool = True
+    residual_scale: float = 0.5  # xi when it is fully on: the unit in which a critic sees the residual
+    state_groups: tuple[int, ...] = ()  # sizes of the state's parts, which get equal weight; empty: one part
     passive: tuple[int, ...] = ()  # entries of the action that are the base's alone, such as its gripper
     encoder: Literal["features", "resnet10"] = "features"
     batch_size: int = 256
@@ -52,7 +54,7 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         positive = (
-            "batch_size", "critics", "critic_actor_ratio", "learning_rate", "temperature_learning_rate",
+            "residual_scale", "batch_size", "critics", "critic_actor_ratio", "learning_rate", "temperature_learning_rate",
             "grad_clip", "init_temperature", "calql_actions", "calql_target_actions", "latent_dim",
         )  # fmt: skip
         for name in positive:
@@ -64,6 +66,8 @@ class LearnerConfig:
         for name in not_negative:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if self.state_groups and min(self.state_groups) < 1:
+            raise ConfigError(f"state_groups is {self.state_groups}; give positive sizes.")
         if not 0.0 < self.gamma <= 1.0 or not 0.0 < self.polyak <= 1.0:
             raise ConfigError(f"gamma ({self.gamma}) and polyak ({self.polyak}) must be in (0, 1].")
         if not self.hidden or min(self.hidden) < 1:

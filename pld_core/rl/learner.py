@@ -43,6 +43,8 @@ class Learner:
     ) -> None:
         if config.encoder != "features" and not image_specs:
             raise ConfigError(f"encoder {config.encoder!r} needs image_specs; give cameras or use 'features'.")
+        if config.state_groups and sum(config.state_groups) != state_dim:
+            raise ConfigError(f"state_groups {config.state_groups} do not add up to the state's size, {state_dim}.")
         self.config, self.state_dim, self.action_dim = config, state_dim, action_dim
         self.cameras = {} if config.encoder == "features" else dict(image_specs or {})
 
@@ -69,15 +71,21 @@ class Learner:
         )
 
     def with_normalizer(self, state: LearnerState, mean: np.ndarray, std: np.ndarray) -> LearnerState:
-        """Fix the input scaling, once, from offline and warm-up data (``ReplayBuffer.state_moments``)."""
+        """Fix the input scaling, once, from the first data (``replay.state_moments``).
+
+        Every group of the state gets the same share of the inputs' variance, or a long plan would
+        drown the few numbers that say where the target is.
+        """
         if np.shape(mean) != (self.state_dim,) or np.shape(std) != (self.state_dim,):
             raise ContractError(
                 f"The normaliser wants two [{self.state_dim}] arrays; given {np.shape(mean)} and {np.shape(std)}."
             )
         if not (np.isfinite(mean).all() and np.isfinite(std).all()):
             raise NonFiniteError("Normaliser statistics are not finite; the stored states are faulty.")
-        inverse = 1.0 / np.maximum(np.asarray(std, np.float32), _STD_FLOOR)
-        normalizer = {"mean": jnp.array(mean, jnp.float32), "inverse_std": jnp.array(inverse)}
+        groups = self.config.state_groups or (self.state_dim,)
+        share = np.concatenate([np.full(size, math.sqrt(self.state_dim / len(groups) / size)) for size in groups])
+        inverse = share / np.maximum(np.asarray(std, np.float32), _STD_FLOOR)
+        normalizer = {"mean": jnp.array(mean, jnp.float32), "inverse_std": jnp.array(inverse, jnp.float32)}
         return dataclasses.replace(state, normalizer=normalizer)
 
     def update(self, state: LearnerState, batches: Batch, xi: float) -> tuple[LearnerState, losses.Metrics]:

@@ -23,6 +23,7 @@ from pld_core.rl.networks import (
     combine,
     critic_values,
     critic_values_of_many,
+    critic_view,
     squash,
 )
 
@@ -64,7 +65,7 @@ def td_target(
     ``batch.discount`` is 0 after termination and ``gamma ** k`` otherwise, truncation included. With
     ``backup_entropy`` the entropy stands inside the bracket, so it gets the discount as well.
     """
-    value = critic_values(target, next_state, proposals.actions).min(0)
+    value = critic_values(target, next_state, critic_view(config, batch.next_base_action, proposals.actions)).min(0)
     if config.backup_entropy:
         value = value - temperature * proposals.log_density
     wanted = batch.reward + batch.discount * value.max(0)
@@ -73,9 +74,11 @@ def td_target(
     return jax.lax.stop_gradient(wanted)
 
 
-def sac_critic_loss(critics: Params, state: jax.Array, batch: Batch, wanted: jax.Array) -> tuple[jax.Array, Metrics]:
+def sac_critic_loss(
+    config: LearnerConfig, critics: Params, state: jax.Array, batch: Batch, wanted: jax.Array
+) -> tuple[jax.Array, Metrics]:
     """Mean squared error of every critic to the common target ``[B]``."""
-    q = critic_values(critics, state, batch.action)
+    q = critic_values(critics, state, critic_view(config, batch.base_action, batch.action))
     loss = jnp.square(q - wanted).mean()
     return loss, {"critic_loss": loss, "q_data": q.mean(), "target": wanted.mean()}
 
@@ -111,7 +114,7 @@ def calql_loss(
     """
     n, _, action_dim = random_actions.shape
     actions = jnp.concatenate([batch.action[None], random_actions, here.actions, there.actions])
-    q = critic_values_of_many(critics, state, actions)  # [E, 1 + 3N, B]
+    q = critic_values_of_many(critics, state, critic_view(config, batch.base_action, actions))  # [E, 1 + 3N, B]
     q_data, q_random, q_policy = q[:, 0], q[:, 1 : 1 + n], q[:, 1 + n :]
     bounded = jnp.maximum(q_policy, batch.mc_return)
     policy_density = executed_log_density(
@@ -144,7 +147,8 @@ def actor_loss(
     """``E[temperature * log pi(u | s, a_b) - Q(s, combine(a_b, u, xi))]``; noise ``[B, A]``."""
     mean, log_std = actor_distribution(config, actor, state, batch.base_action)
     u, log_density = squash(mean, log_std, noise, active(config, mean.shape[-1]))
-    q = critic_values(critics, state, combine(batch.base_action, u, xi, config.residual))
+    executed = combine(batch.base_action, u, xi, config.residual)
+    q = critic_values(critics, state, critic_view(config, batch.base_action, executed))
     value = q.min(0) if config.actor_q == "min" else q.mean(0)
     loss = (temperature * log_density - value).mean()
     if config.residual_l2 > 0.0:

@@ -23,6 +23,7 @@ Params = dict[str, Any]
 _EPSILON = 1e-6
 _LOG_2 = math.log(2.0)
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_DEPARTURE_CLIP = 2.0  # Cal-QL also scores actions that no residual could reach
 _STATE_CLIP = 10.0  # standard deviations; a sensor's outlier must not dominate an input
 
 
@@ -34,6 +35,18 @@ def normalise(normalizer: Params, state: jax.Array) -> jax.Array:
 def combine(base_action: jax.Array, u: jax.Array, xi: jax.Array | float, residual: bool = True) -> jax.Array:
     """Executed action ``[..., A]``: ``clip(a_b + xi u, -1, 1)``, or ``clip(u, -1, 1)`` without a base."""
     return jnp.clip(base_action + xi * u if residual else u, -1.0, 1.0)
+
+
+def critic_view(config: LearnerConfig, base_action: jax.Array, action: jax.Array) -> jax.Array:
+    """What a critic sees of executed actions ``[..., B, A]``: ``[..., B, 2A]`` with a residual.
+
+    The departure from the base ``[B, A]``, in units of the residual's full scale, stands beside the
+    action itself: as part of it, a small residual would drown in the base's own motion.
+    """
+    if not config.residual:
+        return action
+    departure = jnp.clip((action - base_action) / config.residual_scale, -_DEPARTURE_CLIP, _DEPARTURE_CLIP)
+    return jnp.concatenate([action, departure], axis=-1)
 
 
 # -- trunk -----------------------------------------------------------------------------------------
@@ -86,10 +99,11 @@ def trunk(params: Params, from_state: jax.Array, action: jax.Array) -> jax.Array
 
 def init_critics(key: jax.Array, config: LearnerConfig, state_dim: int, action_dim: int) -> Params:
     """One dictionary per critic: separate matrix products are quicker on a CPU than a batched one."""
+    seen = 2 * action_dim if config.residual else action_dim  # see ``critic_view``
     critics: Params = {}
     for i, critic_key in enumerate(jax.random.split(key, config.critics)):
         trunk_key, head_key = jax.random.split(critic_key)
-        critic = init_trunk(trunk_key, state_dim, action_dim, config.hidden)
+        critic = init_trunk(trunk_key, state_dim, seen, config.hidden)
         # A small head: values start near 0, inside the range of a sparse reward.
         critic["head"] = {"weight": 0.01 * _dense(head_key, config.hidden[-1], 1)[:, 0], "bias": jnp.zeros(())}
         critics[f"critic{i}"] = critic
@@ -97,12 +111,12 @@ def init_critics(key: jax.Array, config: LearnerConfig, state_dim: int, action_d
 
 
 def critic_values(critics: Params, state: jax.Array, action: jax.Array) -> jax.Array:
-    """``Q [E, ..., B]`` of E critics: state ``[B, S]``, executed action ``[..., B, A]``."""
+    """``Q [E, ..., B]`` of E critics: state ``[B, S]``, action ``[..., B, A or 2A]`` as ``critic_view`` gives it."""
     return _values_from_parts(critics, _state_parts(critics, state), action)
 
 
 def critic_values_of_many(critics: Params, state: jax.Array, actions: jax.Array) -> jax.Array:
-    """``Q [E, N, B]`` of many actions ``[N, B, A]`` at each state.
+    """``Q [E, N, B]`` of many actions ``[N, B, A or 2A]`` (``critic_view``) at each state.
 
     On a CPU one action after the other, computed again for the gradient: what one action needs
     stays in the cache, which is twice as quick as all at once (measured with N = 31, B = 256).

@@ -96,7 +96,7 @@ def _critic_step(
         seen = encode(config, critic["encoder"], own, images)
         stopped = jax.lax.stop_gradient(seen)
         if kind != "calql":
-            value, metrics = losses.sac_critic_loss(critic["heads"], seen, batch, wanted)
+            value, metrics = losses.sac_critic_loss(config, critic["heads"], seen, batch, wanted)
             return value, (stopped, metrics)
         n = config.calql_actions
         here = losses.propose(config, state.actor, stopped, batch.base_action, here_key, n, xi)

@@ -10,7 +10,7 @@ import numpy as np
 from pld_core import bring
 from pld_core.config import TrainConfig
 from pld_core.stages.demonstrate import BurstNoise, demonstrate
-from pld_core.types import Episode
+from pld_core.types import Episode, Observation
 from pld_core.vla.compact_vla import CompactVLA
 from pld_core.vla.frames import GroundingFrames, collect_grounding_frames
 from pld_core.vla.model import CompactVLAConfig
@@ -26,16 +26,19 @@ def make_base(config: TrainConfig, path: Path, on_progress: Progress = lambda ph
     pointing and grounding data. The demonstrations are few, so the action head is imprecise.
     """
     base = config.base
-    frames, demonstrations = [], []
-    for task in base.tasks:
+    frames, held_out, demonstrations = [], [], []
+    for task, count in zip(base.tasks, base.demonstrations, strict=True):
         environments = bring.environment_factory(task)(_LANES)
         frames.append(collect_grounding_frames(environments, base.grounding_frames, config.seed))  # type: ignore[arg-type]
         on_progress(f"frames of {task}", len(frames[-1]), 0.0)
-        made = demonstrate(environments[0], base.demonstrations, config.seed, BurstNoise())  # type: ignore[arg-type]
+        held_out.append(collect_grounding_frames(environments, base.grounding_frames // 20, config.seed + 1))  # type: ignore[arg-type]
+        made = demonstrate(environments[0], count, config.seed, BurstNoise())  # type: ignore[arg-type]
         demonstrations += made
         on_progress(f"demonstrations of {task}", len(made), 0.0)
     policy = CompactVLA.create(environments[0].observation_spec, 7, CompactVLAConfig(head=base.head), seed=config.seed)
     policy = pretrain(policy, GroundingFrames.concatenate(frames), config, on_progress)
+    for task, some in zip(base.tasks, held_out, strict=True):
+        on_progress(f"error in mm near the target of {task}", len(some), grounding_error_mm(policy, some))
     policy = tune(policy, demonstrations, config, on_progress)
     policy.save(path)
     return policy
@@ -64,10 +67,9 @@ def tune(policy: CompactVLA, episodes: list[Episode], config: TrainConfig, on_pr
     )
 
 
-def grounding_error_mm(policy: CompactVLA, frames: GroundingFrames, near_cm: float = 1.5) -> np.ndarray:
-    """Median absolute error ``[3]`` in millimetres (x, y, z) on frames whose tool is near the target."""
-    from pld_core.types import Observation
-
+def grounding_error_mm(policy: CompactVLA, frames: GroundingFrames, near_cm: float = 3.5) -> float:
+    """Median distance in millimetres between where the encoder sees the target and where it is,
+    over frames whose tool is near it (NaN if none is)."""
     near = np.flatnonzero(np.linalg.norm(frames.labels[:, :3], axis=1) < near_cm)
     observations = [
         Observation(
@@ -77,4 +79,5 @@ def grounding_error_mm(policy: CompactVLA, frames: GroundingFrames, near_cm: flo
         )
         for k in near
     ]
-    return 10 * np.median(np.abs(policy.ground(observations)[:, :3] - frames.labels[near, :3]), axis=0)
+    misses = np.linalg.norm(policy.ground(observations)[:, :3] - frames.labels[near, :3], axis=1)
+    return float(10 * np.median(misses)) if len(misses) else float("nan")

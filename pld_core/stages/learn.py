@@ -18,7 +18,7 @@ import numpy as np
 
 from pld_core.checkpoint import load_checkpoint, save_checkpoint
 from pld_core.config import LearnConfig
-from pld_core.data.replay import ReplayBuffer
+from pld_core.data.replay import ReplayBuffer, state_moments
 from pld_core.data.symmetric import SymmetricReplay
 from pld_core.errors import NonFiniteError
 from pld_core.rl.actor import LearnerActor
@@ -101,16 +101,20 @@ class ResidualLearning:
         return LearnerActor(self.learner, params, ACTOR_LANES)
 
     def start(self, offline: Sequence[Episode], warmup: Sequence[Episode]) -> None:
-        """Fill the buffers and warm the critic up.
+        """Fill the buffers, explore a first round, and warm the critic up.
 
-        offline: the base's successes; warmup: base-only episodes of any outcome.
+        offline: the base's successes; warmup: base-only episodes of any outcome. The first round is
+        explored before anything is learnt, because the input scaling must fit the states that a
+        residual reaches, not only the few that the base visits.
         """
         for episode in offline:
             self.offline.add(episode)
         for episode in warmup if self.algorithm.base_starts else ():
             self.online.add(episode)
-        mean, std = (self.online if len(self.online) else self.offline).state_moments()
-        self.state = self.learner.with_normalizer(self.state, mean, std)
+        for episode in self.runner.run(self._round_specs(), self._actor(self.learner.actor_params(self.state))):
+            self._store(episode)
+            self.progress.episodes += 1
+        self.state = self.learner.with_normalizer(self.state, *state_moments(self.online, self.offline))
         warmup_updates = self.config.calql_steps if self.algorithm.calql_warmup else 0
         for start in range(0, warmup_updates, _UPDATES_PER_CALL):
             batches = self.offline.sample_many(self.rng, _UPDATES_PER_CALL, self.config.batch_size)

@@ -119,18 +119,25 @@ class Workspace:
         return self.encoder == "resnet10"
 
     @cached_property
-    def state_dim(self) -> int:
+    def state_groups(self) -> tuple[int, ...]:
+        """Sizes of what the residual sees: proprioception, features of the base, the base's plan."""
         plan = self.policy.action_horizon * self.environment.action_spec.dim
         seen = self.policy.feature_dim
         if self.config.learn.policy_features is not None:
             seen = min(seen, self.config.learn.policy_features)
-        return self.environment.observation_spec.proprio_dim + seen + plan
+        return tuple(size for size in (self.environment.observation_spec.proprio_dim, seen, plan) if size)
+
+    @property
+    def state_dim(self) -> int:
+        return sum(self.state_groups)
 
     @cached_property
     def learner(self) -> Learner:
         learn = self.config.learn
         config = LearnerConfig(
             residual=self.algorithm.residual,
+            residual_scale=learn.xi_max or 1.0,
+            state_groups=self.state_groups,
             passive=self._passive,
             init_log_std=learn.initial_log_std,
             temperature_learning_rate=learn.temperature_learning_rate,

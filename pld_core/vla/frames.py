@@ -12,6 +12,9 @@ from pld_core.interfaces import SimulatedEnvironment
 from pld_core.types import Observation
 from pld_core.vla.model import GROUNDING_DIM
 
+MISS_CM = 0.5  # standard deviation, per axis, of where a careless episode goes instead of the target
+ABOVE_M = 0.008  # sideways distance at which it starts down
+
 
 @dataclass(frozen=True)
 class GroundingFrames:
@@ -72,9 +75,9 @@ class GroundingFrames:
 def collect_grounding_frames(environments: Sequence[SimulatedEnvironment], frames: int, seed: int) -> GroundingFrames:
     """Drive simulated environments around their targets and record ``frames`` labelled frames.
 
-    Half of the motion is the oracle's, so that the frames are where a policy will be; the rest are bursts
-    of random actions of all sizes, so that the labels cover the errors it will make. Environments are
-    stepped in turn, each through episodes of its own; equal seeds give equal frames.
+    The frames must cover what a policy that half works will see, its accidents included: half of the
+    episodes are the oracle's with bursts of random actions, half go straight for a wrong spot and press
+    on. Environments are stepped in turn, each through episodes of its own; equal seeds give equal frames.
     """
     rng = np.random.default_rng(seed)
     drivers = [_Driver(e, child) for e, child in zip(environments, rng.spawn(len(environments)), strict=True)]
@@ -89,38 +92,56 @@ def collect_grounding_frames(environments: Sequence[SimulatedEnvironment], frame
 
 
 class _Driver:
-    """One environment, driven by the oracle with bursts of random actions."""
+    """One environment, driven by the oracle or carelessly, with jitter and bursts of random actions."""
 
     def __init__(self, environment: SimulatedEnvironment, rng: np.random.Generator) -> None:
         self._environment = environment
         self._oracle = environment.oracle()
         self._rng = rng
-        self._step = None
-        self._age = 0
-        self._burst = 0
-        self._push = np.zeros(environment.action_spec.dim)
+        self._ticks_left = 0
 
     def tick(self) -> tuple[Observation, np.ndarray]:
         """Move one tick (or start an episode) and return what is seen, with its label."""
         environment = self._environment
-        if self._step is None or self._step.last or self._age >= environment.max_steps:
-            self._step = environment.reset(int(self._rng.integers(2**31)))
-            self._oracle.reset()
-            self._age = self._burst = 0
+        if self._ticks_left == 0 or self._step.last:
+            self._start()
         else:
             self._step = environment.step(self._action())
-            self._age += 1
-        return self._step.observation, np.asarray(environment.grounding(), np.float32)
+            self._ticks_left -= 1
+        self._label = np.asarray(environment.grounding(), np.float32)
+        return self._step.observation, self._label
+
+    def _start(self) -> None:
+        rng, environment = self._rng, self._environment
+        self._step = environment.reset(int(rng.integers(2**31)))
+        self._oracle.reset()
+        self._careless = rng.random() < 0.5
+        # A careless episode ends stuck, and one stuck frame is like the next.
+        self._ticks_left = environment.max_steps // 2 if self._careless else environment.max_steps
+        self._miss_cm = rng.normal(0.0, MISS_CM, 2)
+        self._jitter = rng.uniform(0.0, 0.3)
+        self._burst, self._push = 0, np.zeros(environment.action_spec.dim)
 
     def _action(self) -> np.ndarray:
-        if self._burst == 0 and self._rng.random() < 0.12:
-            self._burst = int(self._rng.integers(2, 9))
-            scale = 10.0 ** self._rng.uniform(-1.2, 0.0)  # from 0.06 to full speed
-            self._push = scale * self._rng.uniform(-1.0, 1.0, self._push.shape)
+        rng = self._rng
         action = self._oracle.act().astype(np.float64)
+        moves = slice(0, -1) if action.size == 7 else slice(None)  # the gripper keeps what it holds
+        if self._careless:
+            action[:3] = self._straight_on()
+        if self._burst == 0 and rng.random() < 0.08:
+            self._burst = int(rng.integers(2, 9))
+            scale = 10.0 ** rng.uniform(-1.2, 0.0)  # from 0.06 to full speed
+            self._push = scale * rng.uniform(-1.0, 1.0, action.shape)
         if self._burst > 0:
             self._burst -= 1
-            moves = slice(0, -1) if action.size == 7 else slice(None)  # the gripper keeps what it holds
-            push = self._push[moves]
-            action[moves] = push + 0.3 * np.abs(push) * self._rng.normal(size=push.shape)
+            action[moves] = self._push[moves]
+        action[moves] += self._jitter * rng.normal(size=action[moves].shape)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def _straight_on(self) -> np.ndarray:
+        """Above a spot beside the target, then down, whatever is in the way."""
+        goal_m = self._label[:3] / 100.0
+        goal_m[:2] += self._miss_cm / 100.0
+        above = np.linalg.norm(goal_m[:2]) < ABOVE_M
+        speed = 0.4 * goal_m / self._environment.action_spec.translation_m
+        return np.clip(speed, -0.6, 0.6) * (1.0, 1.0, 1.0 if above else 0.0)

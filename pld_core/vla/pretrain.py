@@ -22,7 +22,7 @@ from pld_core.vla.model import ModelShape, encode
 from pld_core.vla.training import Batch, Progress, TrainConfig, fit
 
 GROUNDED = ("text", "cameras", "ground")  # what this stage trains
-NEAR_CM = 1.0  # frames nearer than this weigh most
+NEAR_CM = 3.0  # frames nearer than this weigh most: around first contact, not only at the goal
 YAW_WEIGHT_CM = 2.0  # an error of 0.1 rad counts as 2 mm
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pld_core.data.replay import Batch, ReplayBuffer
+from pld_core.data.replay import Batch, ReplayBuffer, state_moments
 from pld_core.data.symmetric import SymmetricReplay
 from pld_core.errors import CheckpointError, ConfigError, ContractError, NonFiniteError
 from pld_core.types import Episode, EpisodeSpec
@@ -199,9 +199,11 @@ def test_a_partly_filled_buffer_saves_only_its_rows():
 def test_state_moments():
     buffer = make_buffer(30)
     buffer.add(make_episode(2, 3))
-    mean, std = buffer.state_moments()
+    mean, std = state_moments(buffer, make_buffer(30))
     np.testing.assert_allclose(mean, [2.0, 1.5])
     np.testing.assert_allclose(std, [0.0, np.std([0, 1, 2, 3])], rtol=1e-6)
+    with pytest.raises(ContractError, match="nothing to normalise"):
+        state_moments(make_buffer(30))
 
 
 def test_symmetric_batches_are_half_and_half():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pld_core.checkpoint import load_checkpoint, save_checkpoint
-from pld_core.data.replay import Batch, ReplayBuffer
+from pld_core.data.replay import Batch, ReplayBuffer, state_moments
 from pld_core.errors import CheckpointError, ConfigError, ContractError, NonFiniteError, UnknownNameError
 from pld_core.rl.actor import LearnerActor
 from pld_core.rl.config import LearnerConfig
@@ -162,6 +162,16 @@ def test_a_constant_input_does_not_blow_up(learner):
         learner.with_normalizer(state, np.full(5, np.nan), np.ones(5))
 
 
+def test_every_group_of_the_state_weighs_the_same():
+    learner = Learner(LearnerConfig(hidden=(8,), state_groups=(1, 4)), 5, 2)
+    state = learner.with_normalizer(learner.init(0), np.zeros(5), np.full(5, 2.0))
+    scaled = np.full(5, 2.0) * np.asarray(state.normalizer["inverse_std"])  # one standard deviation of each input
+    assert (scaled[:1] ** 2).sum() == pytest.approx((scaled[1:] ** 2).sum(), rel=1e-5)
+    assert (scaled**2).sum() == pytest.approx(5.0, rel=1e-5)
+    with pytest.raises(ConfigError, match="state_groups"):
+        Learner(LearnerConfig(state_groups=(1, 3)), 5, 2)
+
+
 def test_a_new_specialist_leaves_the_base_alone(learner):
     actor = LearnerActor(learner, learner.actor_params(learner.init(0)))
     residual = actor.act(np.full((3, 5), 7.0), np.ones((3, 2)), {}, None)
@@ -284,7 +294,7 @@ def test_values_converge_to_powers_of_gamma():
         state, _ = learner.update(state, buffer.sample_many(rng, 200, 32), 0.0)
     from pld_core.rl.networks import critic_values
 
-    q = critic_values(state.critic["heads"], rows[:-1], np.zeros((ticks, 1), np.float32))
+    q = critic_values(state.critic["heads"], rows[:-1], np.zeros((ticks, 2), np.float32))
     expected = gamma ** np.arange(ticks - 1, -1, -1.0)
     np.testing.assert_allclose(q, np.broadcast_to(expected, (2, ticks)), atol=0.05)
 
@@ -300,7 +310,7 @@ def test_the_residual_learns_to_correct_a_base_that_always_misses():
     assert success_rate(base_only) < 0.05
     for episode in base_only:
         buffer.add(episode)
-    state = learner.with_normalizer(state, *buffer.state_moments())
+    state = learner.with_normalizer(state, *state_moments(buffer))
     for round_number in range(5):
         actor = LearnerActor(learner, learner.actor_params(state))
         for episode in toy_episodes(actor, 20, seed=10 + round_number, xi=xi, explore=True):

@@ -87,7 +87,8 @@ def test_entropy_in_the_backup_gets_discount_and_mask():
 
 def test_target_takes_the_best_of_several_next_actions():
     critics, batch, next_actions = random_critics(3), make_batch(5, 2), proposals(4, 5, 2)
-    q = np.asarray(networks.critic_values(critics, batch.next_state, next_actions.actions))  # [2, 4, 5]
+    seen = networks.critic_view(PLAIN, batch.next_base_action, next_actions.actions)
+    q = np.asarray(networks.critic_values(critics, batch.next_state, seen))  # [2, 4, 5]
     expected = 0.9 * q.min(0).max(0)
     np.testing.assert_allclose(
         losses.td_target(PLAIN, critics, batch, batch.next_state, next_actions), expected, rtol=1e-5
@@ -96,7 +97,9 @@ def test_target_takes_the_best_of_several_next_actions():
 
 def test_critic_loss_by_hand():
     wanted = jnp.array([0.0, 1.0])
-    loss, metrics = losses.sac_critic_loss(constant_critics(0.2, 0.6), jnp.zeros((2, 3)), make_batch(2), wanted)
+    loss, metrics = losses.sac_critic_loss(
+        PLAIN, constant_critics(0.2, 0.6), jnp.zeros((2, 3)), make_batch(2), wanted
+    )
     assert float(loss) == pytest.approx((0.2**2 + 0.8**2 + 0.6**2 + 0.4**2) / 4, rel=1e-6)
     assert float(metrics["q_data"]) == pytest.approx(0.4)
 
@@ -216,7 +219,8 @@ def test_calql_against_loops(residual):
     wanted = jnp.asarray(rng.uniform(0, 1, size), jnp.float32)
 
     def q(e: int, b: int, action: np.ndarray) -> float:
-        return float(values({"critic0": critics[f"critic{e}"]}, batch.state[b : b + 1], action[None])[0, 0])
+        seen = networks.critic_view(config, batch.base_action[b : b + 1], action[None])
+        return float(values({"critic0": critics[f"critic{e}"]}, batch.state[b : b + 1], seen)[0, 0])
 
     values = jax.jit(networks.critic_values)
     penalty, td, bound = [], [], []

@@ -39,7 +39,7 @@ def randomised(params: dict, seed: int) -> dict:
 def test_critic_values_against_numpy():
     critics = randomised(networks.init_critics(jax.random.PRNGKey(0), SMALL, 3, 2), 1)
     rng = np.random.default_rng(0)
-    state, action = rng.normal(size=(4, 3)).astype(np.float32), rng.uniform(-1, 1, (5, 4, 2)).astype(np.float32)
+    state, action = rng.normal(size=(4, 3)).astype(np.float32), rng.uniform(-1, 1, (5, 4, 4)).astype(np.float32)
     values = jax.jit(networks.critic_values)(critics, jnp.asarray(state), jnp.asarray(action))
     assert values.shape == (2, 5, 4)
     critics = jax.tree.map(np.asarray, critics)
@@ -52,9 +52,18 @@ def test_critic_values_against_numpy():
                 assert float(values[e, n, b]) == pytest.approx(expected, abs=2e-5)
 
 
+def test_a_critic_sees_the_action_and_its_departure_from_the_base():
+    config = LearnerConfig(residual_scale=0.2)
+    base, action = jnp.array([[0.5, -0.5]]), jnp.array([[[0.6, -0.5]], [[-1.0, 1.0]]])
+    seen = networks.critic_view(config, base, action)
+    np.testing.assert_allclose(seen, [[[0.6, -0.5, 0.5, 0.0]], [[-1.0, 1.0, -2.0, 2.0]]], atol=1e-6)  # clipped at 2
+    without_base = LearnerConfig(residual=False)
+    np.testing.assert_array_equal(networks.critic_view(without_base, base, action), action)
+
+
 def test_the_two_critics_start_different_and_near_zero():
     critics = networks.init_critics(jax.random.PRNGKey(0), LearnerConfig(), 10, 7)
-    q = networks.critic_values(critics, jnp.ones((3, 10)), jnp.zeros((3, 7)))
+    q = networks.critic_values(critics, jnp.ones((3, 10)), jnp.zeros((3, 14)))
     assert not np.allclose(q[0], q[1])
     assert np.abs(q).max() < 0.3
 

@@ -38,7 +38,9 @@ class PegInsertion:
     instruction = "insert the peg into the socket"
     max_steps = 80
     workspace = Workspace(lower=(0.38, -0.12, 0.050), upper=(0.62, 0.12, 0.26))
-    wrist = CameraPlacement(position=(0.085, 0.0, -0.060), look_at=(-0.005, 0.0, 0.240), fov=28.0, up=(0.0, 0.0, -1.0))
+    wrist = CameraPlacement(
+        position=(0.105, -0.070, -0.060), look_at=(0.002, 0.0, 0.158), fov=33.0, up=(0.0, 0.0, -1.0)
+    )
     front = CameraPlacement(position=(0.56, -0.75, 0.42), look_at=(0.50, 0.0, 0.075), fov=12.5)
     picture = CameraPlacement(position=(0.98, -0.55, 0.42), look_at=(0.47, 0.0, 0.15), fov=30.0)
     gains = InsertionGains(aligned=0.0010, misaligned=0.0022, inside=0.0035)
