@@ -36,7 +36,7 @@ class BaseConfig:
     tasks: tuple[str, ...] = ("peg_insertion", "cube_pickup", "gpu_insertion")  # one model serves all
     grounding_frames: int = 14_000  # labelled frames per task for the visual pre-training
     grounding_steps: int = 10_000  # an encoder trained less is what fails, and no residual can see past it
-    demonstrations: tuple[int, ...] = (2, 12, 2)  # of the oracle, for each of tasks: so few that it succeeds 20-60 %
+    demonstrations: tuple[int, ...] = (2, 6, 3)  # of the oracle, for each of tasks: so few that it succeeds 20-60 %
     steps: int = 800  # gradient steps of supervised fine-tuning
     batch_size: int = 64
     learning_rate: float = 1e-3

@@ -26,8 +26,8 @@ def constant_critics(*values: float, state_dim: int = 3, action_dim: int = 1) ->
     return critics
 
 
-def random_critics(seed: int, state_dim: int = 3, action_dim: int = 2) -> dict:
-    critics = networks.init_critics(jax.random.PRNGKey(seed), PLAIN, state_dim, action_dim)
+def random_critics(seed: int, state_dim: int = 3, action_dim: int = 2, config: LearnerConfig = PLAIN) -> dict:
+    critics = networks.init_critics(jax.random.PRNGKey(seed), config, state_dim, action_dim)
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.7, x.shape), jnp.float32), critics)
 
@@ -204,7 +204,7 @@ def test_calql_by_hand():
 def test_calql_against_loops(residual):
     n, size, dim, xi = 3, 4, 2, 0.4
     config = LearnerConfig(hidden=(8,), residual=residual, calql_alpha=1.5, value_range=None)
-    critics = random_critics(7)
+    critics = random_critics(7, config=config)
     returns = np.array([0.9, 0.0, 0.3, 2.0], np.float32)
     batch = make_batch(size, dim, seed=8, mc_return=returns)
     rng = np.random.default_rng(9)
