@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.resources
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ Encoder = Literal["auto", "features", "resnet10"]
 SftMode = Literal["full", "head", "lora"]
 SftData = Literal["pld", "oracle", "base"]
 Head = Literal["flow", "tokens"]
+Imitate = Literal["specialist", "all"]
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class LearnConfig:
     noise_ticks: int = 2  # ticks for which exploration keeps its noise
     jump_start: float = 0.3  # share of episodes that begin with base-driven ticks
     jump_start_max: float = 0.6  # longest base-driven start, as a share of the time limit
-    target_entropy: float = -3.5  # nats; the published value is minus the action size
-    residual_gripper: bool = False  # may the residual move the gripper of an arm (7-D actions)?
+    target_entropy: float | None = -3.5  # nats; null: the published value, minus the action size
+    residual_gripper: bool = False  # may the residual move the gripper of an arm?
     initial_log_std: float = -1.0  # of the residual's Gaussian before tanh
     temperature_learning_rate: float = 1e-3
     initial_temperature: float = 0.005  # the published 1.0 needs more updates to decay than a CPU has
@@ -105,6 +107,8 @@ class DistillConfig:
     """Supervised fine-tuning of the base VLA on the curated episodes."""
 
     data: SftData = "pld"  # probe data, oracle demonstrations, or the base's own successes
+    imitate: Imitate = "specialist"  # of a probed episode: the specialist's ticks, or all, the base's start included
+    runs: tuple[str, ...] = ()  # folders of further runs whose probe data are learnt too: one VLA* for many tasks
     mode: SftMode = "full"
     rank: int = 32  # of the LoRA matrices, with mode lora
     steps: int = 3000
@@ -134,11 +138,11 @@ class TrainConfig:
 
     preset: str = "peg_insertion"
     task: str = "peg_insertion"  # a name from `pld doctor`, or module:factory
-    robot: str = "fr3_sim"
+    robot: str = "fr3_sim"  # a station that the task is made for; none: the task brings its own
     policy: str = "compact"  # base policy: compact (CompactVLA), an installed name, or module:factory
     reward: str = "binary"
     seed: int = 0
-    name: str = ""  # of the run folder; empty: <preset>-seed<seed>
+    name: str = ""  # of the run folder; empty: <preset>-seed<seed>, with the task where the preset is not made for it
     runs_dir: str = "runs"
     lanes: int = 10  # environments stepped together in one process
     replan_every: int = 1  # ticks that a chunk of the base serves before a fresh one is taken
@@ -155,7 +159,11 @@ class TrainConfig:
 
     @property
     def run_name(self) -> str:
-        return self.name or f"{Path(self.preset).stem}-seed{self.seed}"
+        """Two tasks never share a folder: another task than the preset's own is part of the name."""
+        stem = Path(self.preset).stem
+        if not _made_for(self.preset, self.task):
+            stem = _slug(self.task) if self.preset == FALLBACK_PRESET else f"{stem}-{_slug(self.task)}"
+        return self.name or f"{stem}-seed{self.seed}"
 
 
 # Ranges by the last part of a key, so that the same name means the same in every section.
@@ -174,15 +182,20 @@ POSITIVE = frozenset(
     )
     + ("updates_per_step", "critic_updates_per_actor_update", "replay_capacity", "grad_clip", "critics", "rank")
     + ("initial_temperature", "calql_actions", "eval_episodes", "checkpoint_seconds", "video_size", "video_fps")
-    + ("n_step", "replan_every", "grounding_frames", "grounding_steps")
+    + ("n_step", "replan_every", "grounding_frames", "grounding_steps", "gamma", "tau")
 )
 NOT_NEGATIVE = frozenset(
     ("seed", "xi_ramp_steps", "warmup_episodes", "critic_warmup_steps", "min_temperature", "eval_every")
-    + ("calql_steps", "calql_alpha")
+    + ("calql_steps", "calql_alpha", "policy_features")
 )
 FRACTIONS = frozenset(
     ("offline_fraction", "gamma", "tau", "xi_max", "jump_start", "jump_start_max", "target_success", "alpha")
 )
+
+SEEDS = 100  # runs; stages/seeds.py keeps the episodes of 200 apart, and a run may take those of its seed + 100
+LOG_STD = (-5.0, 1.0)  # bounds of the residual's Gaussian, see rl/config.py
+FALLBACK_PRESET = "custom"  # for tasks that no preset is made for
+UNNAMED = "custom"  # task and policy of that preset: the user is to name theirs
 
 # Settings that may differ when a run is resumed: they do not change what is computed.
 FREE_ON_RESUME = ("preset", "name", "runs_dir", "fresh", "wandb", "learn.checkpoint_seconds", "report.*")
@@ -238,28 +251,63 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in (config_root() / "train").glob("*.yaml"))
 
 
+def preset_for(task: str) -> str:
+    """The preset that is named after a task, else the starting point for tasks of one's own."""
+    return task if task in preset_names() else FALLBACK_PRESET
+
+
+def _made_for(preset: str, task: str) -> bool:
+    """Whether a shipped preset is meant for ``task``; a file of the user's is meant for what it is used for."""
+    return preset not in preset_names() or read_preset(preset).get("task", TrainConfig.task) == task
+
+
+def _slug(task: str) -> str:
+    """The last part of ``module:factory`` or of ``<module.factory>`` as a folder's name."""
+    return re.sub(r"[^\w-]+", "", re.split(r"[.:]", task)[-1]) or "task"
+
+
 def validate(config: TrainConfig) -> TrainConfig:
     """The same config, or a ConfigError that names the setting that is out of range."""
     rules = (
+        (FRACTIONS, lambda v: 0 <= v <= 1, "between 0 and 1"),
         (POSITIVE, lambda v: v > 0, "greater than 0"),
         (NOT_NEGATIVE, lambda v: v >= 0, "0 or more"),
-        (FRACTIONS, lambda v: 0 <= v <= 1, "between 0 and 1"),
     )
     for key, value in flatten(dataclasses.asdict(config)).items():
         for leaves, fits, rule in rules:
-            parts = value if isinstance(value, tuple) else (value,)
+            parts = value if isinstance(value, tuple) else () if value is None else (value,)
             if key.rpartition(".")[2] in leaves and not all(map(fits, parts)):  # NaN fits nowhere
                 raise ConfigError(f"{key} must be {rule}, got {value!r}.")
-    if len(config.base.demonstrations) != len(config.base.tasks):
-        raise ConfigError(
-            f"base.demonstrations needs one number for each of base.tasks {config.base.tasks}, "
-            f"got {config.base.demonstrations}."
-        )
-    if not config.learn.hidden or min(config.learn.hidden) < 1:
-        raise ConfigError(f"learn.hidden must list layer widths of 1 or more, got {config.learn.hidden!r}.")
+    if config.seed >= SEEDS:
+        raise ConfigError(f"seed must be below {SEEDS}, got {config.seed}.")
+    _validate_base(config.base)
+    _validate_learn(config.learn)
     if any(part in config.run_name for part in ("/", "\\", "\0")) or config.run_name in (".", "..", "latest"):
         raise ConfigError(f"name must be a plain folder name other than 'latest', got {config.run_name!r}.")
     return config
+
+
+def _validate_base(base: BaseConfig) -> None:
+    if len(base.demonstrations) != len(base.tasks):
+        raise ConfigError(
+            f"base.demonstrations needs one number for each of base.tasks {base.tasks}, got {base.demonstrations}."
+        )
+
+
+def _validate_learn(learn: LearnConfig) -> None:
+    """What the learner would refuse as well, hours later and in its own words."""
+    if not learn.hidden or min(learn.hidden) < 1:
+        raise ConfigError(f"learn.hidden must list layer widths of 1 or more, got {learn.hidden!r}.")
+    low, high = LOG_STD
+    if not low < learn.initial_log_std < high:
+        raise ConfigError(f"learn.initial_log_std must lie between {low} and {high}, got {learn.initial_log_std!r}.")
+    if learn.initial_temperature < learn.min_temperature:
+        raise ConfigError(
+            f"learn.initial_temperature ({learn.initial_temperature}) must not be below learn.min_temperature "
+            f"({learn.min_temperature})."
+        )
+    if learn.replay_capacity < 2:
+        raise ConfigError(f"learn.replay_capacity must be 2 or more, got {learn.replay_capacity}.")
 
 
 def check_keys(overrides: Mapping[str, Any]) -> None:

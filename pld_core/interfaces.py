@@ -84,6 +84,11 @@ class TrainableVLA(BasePolicy, Protocol):
 
     def save(self, path: Path) -> None: ...
 
+    @classmethod
+    def load(cls, path: Path) -> TrainableVLA:
+        """What ``save`` wrote."""
+        ...
+
 
 class RewardModel(Protocol):
     """Judges a time step. Returns ``(reward, success)``; ``reset`` is called at each episode start."""

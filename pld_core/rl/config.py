@@ -54,8 +54,8 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         positive = (
-            "residual_scale", "batch_size", "critics", "critic_actor_ratio", "learning_rate", "temperature_learning_rate",
-            "grad_clip", "init_temperature", "calql_actions", "calql_target_actions", "latent_dim",
+            "residual_scale", "batch_size", "critics", "critic_actor_ratio", "learning_rate", "grad_clip",
+            "temperature_learning_rate", "init_temperature", "calql_actions", "calql_target_actions", "latent_dim",
         )  # fmt: skip
         for name in positive:
             if getattr(self, name) <= 0:

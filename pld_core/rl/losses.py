@@ -108,8 +108,8 @@ def calql_loss(
 ) -> tuple[jax.Array, Metrics]:
     """TD loss plus ``alpha * mean(logsumexp(Q - log density) - Q(s, a_data))``.
 
-    random_actions ``[N, B, A]`` are uniform in [-1, 1]; ``here`` and ``there`` are the policy's at s
-    and s', all scored at s. The policy's values are raised to the Monte-Carlo return before the
+    random_actions ``[N, B, A]`` are uniform in [-1, 1] where the policy decides; ``here`` and ``there``
+    are the policy's at s and s', all scored at s. The policy's values are raised to the Monte-Carlo return before the
     density is subtracted; random actions are not bounded.
     """
     n, _, action_dim = random_actions.shape
@@ -120,7 +120,8 @@ def calql_loss(
     policy_density = executed_log_density(
         config, jnp.concatenate([here.log_density, there.log_density]), action_dim, xi
     )
-    corrected = jnp.concatenate([q_random - action_dim * math.log(0.5), bounded - policy_density], axis=1)
+    decided = action_dim - len(config.passive)
+    corrected = jnp.concatenate([q_random - decided * math.log(0.5), bounded - policy_density], axis=1)
     gap = jax.nn.logsumexp(corrected, axis=1) - q_data  # [E, B]
     td_loss = jnp.square(q_data - wanted).mean()
     loss = td_loss + config.calql_alpha * gap.mean()

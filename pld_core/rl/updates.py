@@ -102,6 +102,7 @@ def _critic_step(
         here = losses.propose(config, state.actor, stopped, batch.base_action, here_key, n, xi)
         shape = (n, *batch.action.shape)
         uniform = jax.random.uniform(random_key, shape, minval=-1.0, maxval=1.0)
+        uniform = jnp.where(active(config, shape[-1]) > 0, uniform, batch.base_action)
         value, metrics = losses.calql_loss(config, critic["heads"], seen, batch, wanted, uniform, here, there, xi)
         return value, (stopped, metrics)
 

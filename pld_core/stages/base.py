@@ -36,20 +36,25 @@ def make_base(config: TrainConfig, path: Path, on_progress: Progress = lambda ph
         demonstrations += made
         on_progress(f"demonstrations of {task}", len(made), 0.0)
     policy = CompactVLA.create(environments[0].observation_spec, 7, CompactVLAConfig(head=base.head), seed=config.seed)
-    policy = pretrain(policy, GroundingFrames.concatenate(frames), config, on_progress)
+    state_path = path.with_name("grounding.state")  # the longest part by far: a kill must not cost it
+    policy = pretrain(policy, GroundingFrames.concatenate(frames), config, state_path, on_progress)
     for task, some in zip(base.tasks, held_out, strict=True):
         on_progress(f"error in mm near the target of {task}", len(some), grounding_error_mm(policy, some))
     policy = tune(policy, demonstrations, config, on_progress)
     policy.save(path)
+    state_path.unlink(missing_ok=True)
     return policy
 
 
-def pretrain(policy: CompactVLA, frames: GroundingFrames, config: TrainConfig, on_progress: Progress) -> CompactVLA:
+def pretrain(
+    policy: CompactVLA, frames: GroundingFrames, config: TrainConfig, state_path: Path, on_progress: Progress
+) -> CompactVLA:
     return policy.pretrain_grounding(
         frames,
         steps=config.base.grounding_steps,
         batch_size=config.base.batch_size,
         seed=config.seed,
+        state_path=state_path,
         progress=lambda step, loss: on_progress("grounding", step, loss),
     )
 

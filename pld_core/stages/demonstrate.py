@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -35,15 +35,21 @@ def demonstrate(
 ) -> list[Episode]:
     """Successful oracle episodes with ``action`` = the oracle's own command at every tick."""
     kept: list[Episode] = []
-    seeds = islice(training_seeds("demonstrate", run_seed), 20 * episodes + 20)
-    for attempts, seed in enumerate(seeds, start=1):
-        episode = _episode(environment, seed, noise)
+    for attempt, episode in islice(demonstrations(environment, run_seed, noise), 20 * episodes + 20):
         if episode.success:
             kept.append(episode)
-            on_progress(len(kept), {"oracle_success": len(kept) / attempts})
+            on_progress(len(kept), {"oracle_success": len(kept) / (attempt + 1)})
         if len(kept) == episodes:
             break
     return kept
+
+
+def demonstrations(
+    environment: SimulatedEnvironment, run_seed: int, noise: BurstNoise | None = None, first: int = 0
+) -> Iterator[tuple[int, Episode]]:
+    """Endless ``(attempt, episode)`` of any outcome, from attempt ``first`` on; attempt k always has the k-th seed."""
+    for attempt, seed in enumerate(islice(training_seeds("demonstrate", run_seed), first, None), start=first):
+        yield attempt, _episode(environment, seed, noise)
 
 
 def _episode(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | None) -> Episode:

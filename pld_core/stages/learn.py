@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pld_core.checkpoint import load_checkpoint, save_checkpoint
+from pld_core.checkpoint import load_checkpoint, previous_path, save_checkpoint
 from pld_core.config import LearnConfig
 from pld_core.data.replay import ReplayBuffer, state_moments
 from pld_core.data.symmetric import SymmetricReplay
@@ -32,7 +32,7 @@ from pld_core.types import RESIDUAL_TICK, Episode, EpisodeSpec
 
 Log = Callable[[dict[str, float]], None]
 ACTOR_LANES = 16  # one compiled size for any number of active lanes, so that no result depends on it
-_UPDATES_PER_CALL = 50  # critic updates in one compiled scan
+_UPDATES_PER_CALL = 50  # critic updates in one compiled scan, at most (unless the actor waits for more)
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Progress:
 
     env_steps: int = 0
     updates: int = 0
+    calql_updates: int = 0
     rounds: int = 0
     episodes: int = 0
     owed_updates: float = 0.0
@@ -85,7 +86,10 @@ class ResidualLearning:
         saved = began = time.monotonic()
         before = self.progress.seconds
         while not self.progress.finished:
-            self._round()
+            if self._calql_due:
+                self._calql_round()
+            else:
+                self._round()
             now = time.monotonic()
             self.progress.seconds = before + now - began
             if self.progress.finished or now - saved > self.config.checkpoint_seconds:
@@ -101,12 +105,13 @@ class ResidualLearning:
         return LearnerActor(self.learner, params, ACTOR_LANES)
 
     def start(self, offline: Sequence[Episode], warmup: Sequence[Episode]) -> None:
-        """Fill the buffers, explore a first round, and warm the critic up.
+        """Fill the buffers, explore a first round, and save: the starting point of ``run``.
 
         offline: the base's successes; warmup: base-only episodes of any outcome. The first round is
         explored before anything is learnt, because the input scaling must fit the states that a
         residual reaches, not only the few that the base visits.
         """
+        began = time.monotonic()
         for episode in offline:
             self.offline.add(episode)
         for episode in warmup if self.algorithm.base_starts else ():
@@ -115,11 +120,19 @@ class ResidualLearning:
             self._store(episode)
             self.progress.episodes += 1
         self.state = self.learner.with_normalizer(self.state, *state_moments(self.online, self.offline))
-        warmup_updates = self.config.calql_steps if self.algorithm.calql_warmup else 0
-        for start in range(0, warmup_updates, _UPDATES_PER_CALL):
-            batches = self.offline.sample_many(self.rng, _UPDATES_PER_CALL, self.config.batch_size)
-            self.state, metrics = self.learner.calql_update(self.state, batches, self.config.xi_max)
-            self.log({"calql_updates": start + _UPDATES_PER_CALL, **_floats(metrics)})
+        self.progress.seconds = time.monotonic() - began
+        self.save()
+
+    @property
+    def _calql_due(self) -> bool:
+        return self.algorithm.calql_warmup and self.progress.calql_updates < self.config.calql_steps
+
+    def _calql_round(self) -> None:
+        """Some updates of the warm start, on offline data alone."""
+        batches = self.offline.sample_many(self.rng, _UPDATES_PER_CALL, self.config.batch_size)
+        self.state, metrics = self.learner.calql_update(self.state, batches, self.config.xi_max)
+        self.progress.calql_updates += _UPDATES_PER_CALL
+        self.log({"calql_updates": self.progress.calql_updates, **_floats(metrics)})
 
     def _round(self) -> None:
         """Collect a round with the present weights while the learner trains on what is there."""
@@ -234,7 +247,7 @@ class ResidualLearning:
 
     def resume(self) -> bool:
         """Go on from the checkpoint; False if there is none."""
-        if not self.checkpoint.exists():
+        if not (self.checkpoint.exists() or previous_path(self.checkpoint).exists()):
             return False
         arrays, metadata = load_checkpoint(self.checkpoint)
         self.state = self.state.with_arrays(arrays["learner"])

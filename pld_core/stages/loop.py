@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import numpy as np
 from pld_core.checkpoint import save_checkpoint
 from pld_core.data.episode_store import EpisodeStore
 from pld_core.data.replay import ReplayBuffer
+from pld_core.errors import ConfigError, StageError
+from pld_core.interfaces import TrainableVLA
 from pld_core.stages.base import make_base
-from pld_core.stages.demonstrate import BurstNoise, demonstrate
+from pld_core.stages.demonstrate import BurstNoise, demonstrations
 from pld_core.stages.evaluate import Evaluation, evaluate
 from pld_core.stages.harvest import harvest, successful
 from pld_core.stages.learn import ResidualLearning
@@ -23,10 +26,10 @@ from pld_core.stages.seeds import test_seeds
 from pld_core.stages.videos import write_videos
 from pld_core.stages.workspace import Workspace
 from pld_core.storage import write_json
-from pld_core.types import EpisodeSpec
-from pld_core.vla.compact_vla import CompactVLA
+from pld_core.types import RESIDUAL_TICK, Episode, EpisodeSpec
 
 Result = dict[str, Any]
+DEMONSTRATIONS_APART = 100  # run seeds between the demonstrations that a base learns from and those of a baseline
 
 
 def run_base(work: Workspace) -> Result:
@@ -72,7 +75,10 @@ def run_learn(work: Workspace) -> Result:
     with work.console.stage("learn", config.steps, "steps") as shown:
 
         def log(row: dict[str, Any]) -> None:
-            steps = int(row.pop("env_steps", 0))
+            if "calql_updates" in row:
+                work.log.log("calql", int(row["calql_updates"]), **row)
+                return
+            steps = int(row.pop("env_steps"))
             work.log.log("learn", steps, **row)
             brief = {k: row[k] for k in ("success_rate", "eval/success_rate", "q_data", "temperature") if k in row}
             shown.update(steps, **brief)
@@ -83,8 +89,11 @@ def run_learn(work: Workspace) -> Result:
         )  # fmt: skip
         if learning.resume():
             work.log.rewind("learn", learning.progress.env_steps)
+            work.log.rewind("calql", learning.progress.calql_updates)
             shown.resume_at(learning.progress.env_steps)
         else:
+            work.log.rewind("learn", -1)
+            work.log.rewind("calql", -1)
             warmup = [e for e, _ in zip(work.harvest, range(config.warmup_episodes), strict=False)]
             learning.start(successful(work.harvest), warmup)
         params = learning.run().params
@@ -122,36 +131,68 @@ def run_probe(work: Workspace) -> Result:
 
 
 def _demonstrate(work: Workspace, store: EpisodeStore, episodes: int, update: Callable[..., None]) -> Result:
-    environment = work.environment
-    missing = max(0, episodes - len(store))
-    made = work.runner.call(
-        lambda: demonstrate(environment, episodes, work.config.seed + 100, BurstNoise(), lambda n, m: update(n, **m))  # type: ignore[arg-type]
-    )
-    for episode in made[episodes - missing :]:
-        store.append(episode)
+    environment, seed = work.environment, work.config.seed + DEMONSTRATIONS_APART
+    first = max((int(m["attempt"]) + 1 for m in store.metadata()), default=0)
+    made = demonstrations(environment, seed, BurstNoise(), first)  # type: ignore[arg-type]
+    while len(store) < episodes:
+        attempt, episode = work.runner.call(lambda: next(made))
+        if episode.success:
+            store.append(episode, attempt=attempt)
+            update(len(store), oracle_success=len(store) / (attempt + 1))
+        elif attempt >= 20 * episodes:
+            raise StageError(f"The oracle succeeded in only {len(store)} of {attempt + 1} episodes of {work.task!r}.")
     return {"kept": len(store), "length": float(np.mean([len(e) for e in store]))}
 
 
 def run_distill(work: Workspace) -> Result:
     config = work.config.distill
-    if not isinstance(work.policy, CompactVLA):
+    policy = work.policy
+    if not isinstance(policy, TrainableVLA):
         work.console.skip("distill", f"{type(work.policy).__name__} cannot be trained: the specialist is the result")
         return {"skipped": "the base policy has no sft()"}
     with work.console.stage("distill", config.steps, "updates") as shown:
-        episodes = list(work.probe)
+        episodes = to_imitate(work)
         folder = work.log.checkpoint_dir("distill")
 
-        def progress(step: int, loss: float) -> None:
-            shown.update(step, loss=loss)
-            work.log.log("distill", 0, updates=step, loss=loss)
+        resumed = True
 
-        star = work.policy.sft(
+        def progress(step: int, loss: float) -> None:
+            nonlocal resumed
+            if resumed:  # an interrupted distillation repeats its last steps
+                work.log.rewind("distill", step - 1)
+                resumed = False
+            shown.update(step, loss=loss)
+            work.log.log("distill", step, loss=loss)
+
+        star = policy.sft(
             episodes, mode=config.mode, rank=config.rank, steps=config.steps, batch_size=config.batch_size,
             learning_rate=config.learning_rate, seed=work.config.seed, state_path=folder / "sft.state",
             progress=progress,
         )  # fmt: skip
         star.save(work.distilled_path)
     return {"policy": star.version, "episodes": len(episodes), "ticks": sum(len(e) for e in episodes)}
+
+
+def to_imitate(work: Workspace) -> list[Episode]:
+    """Probed episodes of this run and of ``distill.runs``, cut to the ticks that VLA* is to learn.
+
+    The start that the base drove is what a good specialist has to correct: imitated as well, it
+    holds VLA* back (docs/results.md has the difference).
+    """
+    config = work.config.distill
+    others = [EpisodeStore(probe_folder(run), read_only=True) for run in config.runs]
+    episodes = [episode for store in (work.probe, *others) for episode in store]
+    if config.data != "pld" or config.imitate == "all":
+        return episodes
+    taken_over = [(e, np.flatnonzero(e.source == RESIDUAL_TICK)) for e in episodes]
+    return [e.tail(int(ticks[0])) for e, ticks in taken_over if len(ticks)]
+
+
+def probe_folder(run: str) -> Path:
+    folder = Path(run) / "probe"
+    if not folder.is_dir():
+        raise ConfigError(f"distill.runs names {run!r}, which holds no probe data; give the folder of a finished run.")
+    return folder
 
 
 def run_eval(work: Workspace) -> Result:

@@ -66,11 +66,20 @@ class Workspace:
 
     @cached_property
     def policy(self) -> BasePolicy:
-        """The frozen base: what the user brought, this run's own, or the one that ships with PLD."""
+        """The frozen base: what the user brought, this run's own, or the one that ships with PLD.
+
+        Raises CheckpointError if the run began with another one: its episodes hold that one's actions.
+        """
         given = self._objects.get("policy", self.config.policy)
-        if not (isinstance(given, str) and given == "compact"):
-            return bring.base_policy(given)
-        return CompactVLA.load(self.base_path)
+        own = isinstance(given, str) and given == "compact"
+        policy = CompactVLA.load(self.base_path) if own else bring.base_policy(given)
+        began_with = self.log.stage_result("base")["policy"] if self.log.stage_done("base") else policy.version
+        if policy.version != began_with:
+            raise CheckpointError(
+                f"{self.folder} was begun with base policy {began_with}, the present one is {policy.version}. Bring "
+                "that one back, or start over with --fresh or under another --name."
+            )
+        return policy
 
     @property
     def base_path(self) -> Path:
@@ -85,8 +94,9 @@ class Workspace:
         return self.folder / "checkpoints" / "distilled.vla"
 
     @property
-    def distilled(self) -> CompactVLA | None:
-        return CompactVLA.load(self.distilled_path) if self.distilled_path.exists() else None
+    def distilled(self) -> BasePolicy | None:
+        """VLA*, as the base policy's class loads it."""
+        return type(self.policy).load(self.distilled_path) if self.distilled_path.exists() else None  # type: ignore[attr-defined]
 
     # -- data ------------------------------------------------------------------------------------
 

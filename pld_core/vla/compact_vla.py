@@ -108,11 +108,17 @@ class CompactVLA:
         )  # fmt: skip
         return CompactVLA(self.shape, params, stats, fitted | {"action"})
 
-    def pretrain_grounding(self, frames: GroundingFrames, *, progress: Any = None, **options: Any) -> CompactVLA:
-        """Train encoder and grounding head on labelled frames; returns a new policy. options: ``TrainConfig``."""
+    def pretrain_grounding(
+        self, frames: GroundingFrames, *, state_path: Path | None = None, progress: Any = None, **options: Any
+    ) -> CompactVLA:
+        """Train encoder and grounding head on labelled frames; returns a new policy.
+
+        options: ``TrainConfig``. state_path: where training state is saved and continued from.
+        """
         config = _train_config({"batch_size": 64, "steps": 6000, "learning_rate": 2e-3, **options})
         stats = self.stats if "proprio" in self.fitted else tuning.fit_proprio_stats(self.stats, frames.proprio)
-        params = pretraining.pretrain(self.params, stats, self.shape, frames, config, progress)
+        fingerprint = f"{self.version} {len(frames)}"
+        params = pretraining.pretrain(self.params, stats, self.shape, frames, config, fingerprint, state_path, progress)
         return CompactVLA(self.shape, params, stats, self.fitted | {"proprio"})
 
     def save(self, path: Path) -> None:

@@ -8,6 +8,7 @@ decide, far from it a few millimetres do not.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -51,6 +52,8 @@ def pretrain(
     shape: ModelShape,
     frames: GroundingFrames,
     config: TrainConfig,
+    fingerprint: str = "",
+    state_path: Path | None = None,
     progress: Progress | None = None,
 ) -> Params:
     """Parameters with text, cameras and grounding trained; the action head stays as it was."""
@@ -72,5 +75,8 @@ def pretrain(
         }
 
     trainable = {name: params[name] for name in GROUNDED}
-    trained = fit(GroundingLoss(shape), trainable, stats, batch_at, config, progress=progress)
+    trained = fit(
+        GroundingLoss(shape), trainable, stats, batch_at, config,
+        fingerprint=fingerprint, state_path=state_path, progress=progress,
+    )  # fmt: skip
     return {**params, **trained}
