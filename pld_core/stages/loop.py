@@ -167,7 +167,7 @@ def run_distill(work: Workspace) -> Result:
         star = policy.sft(
             episodes, mode=config.mode, rank=config.rank, steps=config.steps, batch_size=config.batch_size,
             learning_rate=config.learning_rate, seed=work.config.seed, state_path=folder / "sft.state",
-            progress=progress,
+            gripper=work.environment.action_spec.gripper, progress=progress,
         )  # fmt: skip
         star.save(work.distilled_path)
     return {"policy": star.version, "episodes": len(episodes), "ticks": sum(len(e) for e in episodes)}
@@ -185,7 +185,13 @@ def to_imitate(work: Workspace) -> list[Episode]:
     if config.data != "pld" or config.imitate == "all":
         return episodes
     taken_over = [(e, np.flatnonzero(e.source == RESIDUAL_TICK)) for e in episodes]
-    return [e.tail(int(ticks[0])) for e, ticks in taken_over if len(ticks)]
+    parts = [e.tail(int(ticks[0])) for e, ticks in taken_over if len(ticks)]
+    if not parts:
+        raise StageError(
+            f"The base alone finished all {len(episodes)} probed episodes. Probe more (probe.episodes), give the "
+            "specialist more of them (a smaller probe.alpha), or learn all ticks (--distill.imitate all)."
+        )
+    return parts
 
 
 def probe_folder(run: str) -> Path:

@@ -10,6 +10,7 @@ from toy_run import pipeline
 
 from pld_core.api import Pipeline
 from pld_core.errors import ConfigError, StageError
+from pld_core.rl.presets import algorithm, algorithm_names
 from pld_sim.point_reach import point_reach
 
 
@@ -24,6 +25,18 @@ def test_learning_improves_success_by_a_clear_margin(tmp_path: Path) -> None:
     assert 0.2 <= outcome["base"]["rate"] <= 0.6
     assert outcome["specialist"]["ci95"][0] > outcome["base"]["ci95"][1] + 0.1
     assert Path("runs/latest/report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", algorithm_names())
+def test_every_algorithm_learns_and_is_evaluated(method: str, tmp_path: Path) -> None:
+    pipeline(method, **{"learn.algorithm": method, "learn.steps": 1500, "learn.updates_per_step": 0.2}).train()
+    rows = [json.loads(line) for line in Path(f"runs/{method}/metrics.jsonl").read_text().splitlines()]
+    warmed_up = any(row["stage"] == "calql" for row in rows)
+    assert warmed_up == algorithm(method).calql_warmup
+    assert max(row.get("updates", 0) for row in rows if row["stage"] == "learn") >= 200
+    outcome = json.loads(Path(f"runs/{method}/eval.json").read_text())
+    assert outcome["specialist"]["episodes"] == 20
 
 
 def test_a_base_that_never_succeeds_is_named_as_the_cause(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""What VLA* learns from: how long the base drives before a probe (alpha), which ticks are imitated, other sources.
+
+    python benchmarks/distillation_data.py runs/peg_insertion-seed0
+
+Starts one run per variant beside the given one, with its harvest and specialist; only probe, distill and
+eval differ. Resumable like any run. The last line is JSON: variant -> probe and distilled success.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pld_core.api import Pipeline
+from pld_core.config import TrainConfig, from_dict, to_dict
+from pld_core.runlog import read_config
+from pld_core.strict import flatten, unflatten
+
+ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8)
+SHARED_STAGES = ("base", "harvest", "learn")
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """Name of a variant and the settings in which it differs."""
+    swept = {
+        f"alpha-{alpha}-{part}": {"probe.alpha": alpha, "distill.imitate": part}
+        for part in ("specialist", "all")
+        for alpha in ALPHAS
+    }
+    return swept | {f"source-{source}": {"distill.data": source} for source in ("oracle", "base")}
+
+
+def varied(config: TrainConfig, name: str, settings: dict[str, Any]) -> TrainConfig:
+    changed = {"name": f"{config.run_name}-{name}", "report.videos": False, **settings}
+    return from_dict(unflatten({**flatten(to_dict(config)), **changed}), source=name)
+
+
+def share(run: Path, folder: Path) -> None:
+    """Let a new run begin behind the learn stage of ``run``."""
+    for part in ("harvest", "checkpoints/specialist.ckpt", *(f"stages/{s}.json" for s in SHARED_STAGES)):
+        source, target = run / part, folder / part
+        if target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
+
+
+def measure(run: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    config = varied(read_config(run), name, settings)
+    folder = run.parent / config.run_name
+    share(run, folder)
+    Pipeline.from_config(from_dict({**to_dict(config), "runs_dir": str(run.parent)})).train()
+    probed = json.loads((folder / "stages" / "probe.json").read_text())
+    outcome = json.loads((folder / "eval.json").read_text())
+    return {"probe": {k: v for k, v in probed.items() if k != "stage"}, "distilled": outcome["distilled"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run whose learn stage is finished")
+    parser.add_argument("--only", nargs="*", help="names of variants; default: all")
+    args = parser.parse_args()
+    chosen = {name: settings for name, settings in variants().items() if not args.only or name in args.only}
+    print(json.dumps({name: measure(args.run, name, settings) for name, settings in chosen.items()}))
+
+
+if __name__ == "__main__":
+    main()
