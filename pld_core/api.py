@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 from pld_core import stations
-from pld_core.errors import RobotUnavailableError
 from pld_core.rewards import binary
 from pld_core.stages.pipeline import Pipeline
 from pld_core.stations import RobotConfig
@@ -33,14 +32,14 @@ class PLD:
         PLD.Reward = binary()
         VLA_star = PLD.train()
 
-    VLA is a policy, a callable or a name. What is not set comes from the task's preset. ``train``
-    takes settings of TrainConfig as keywords, as in ``PLD.train(**{"learn.steps": 20_000})``, and
-    returns the distilled policy.
+    VLA is a policy, a callable or a name; task also anything that ``Pipeline`` takes as environment.
+    What is not set comes from the task's preset. ``train`` takes settings of TrainConfig as keywords,
+    as in ``PLD.train(**{"learn.steps": 20_000})``, and returns the distilled policy.
     """
 
     VLA: Any = "compact"
     robot: RobotConfig | None = None
-    task: Task | str = "peg_insertion"
+    task: Any = "peg_insertion"
     Reward: Any = "binary"
 
     @classmethod
@@ -48,22 +47,8 @@ class PLD:
         """The whole loop; RobotUnavailableError where a real arm is named and cannot be reached."""
         task = cls.task.name if isinstance(cls.task, Task) else cls.task
         if cls.robot is not None:
-            _require(cls.robot, task)
             settings = {"robot": cls.robot.name, **settings}
-        return Pipeline(base_policy=cls.VLA, reward=cls.Reward, preset=task, **settings).train()
-
-
-def _require(robot: RobotConfig, task: str) -> None:
-    """Refuse a robot that is not there, or that the task is not made for."""
-    if not robot.is_simulated:
-        twin = robot.simulated_twin
-        raise RobotUnavailableError(
-            f"No arm answers as {robot.name!r} ({robot.driver} at {robot.address or 'no address'}): this version "
-            f"drives simulated robots only." + (f" Use the simulated twin, {twin.upper()}()." if twin else "")
-        )
-    wanted = stations.load_task(task).robot
-    if wanted != robot.name:
-        raise RobotUnavailableError(f"Task {task!r} is made for {wanted!r}, not for {robot.name!r}.")
+        return Pipeline(task, cls.VLA, cls.Reward, **settings).train()
 
 
 def __getattr__(name: str) -> Any:

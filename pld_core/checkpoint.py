@@ -75,21 +75,6 @@ def previous_path(path: str | Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
-def generator_state(rng: np.random.Generator) -> dict[str, Any]:
-    """State of a numpy generator, ready for ``metadata``."""
-    return json.loads(json.dumps(rng.bit_generator.state, default=_plain))
-
-
-def restore_generator(state: Mapping[str, Any]) -> np.random.Generator:
-    """Inverse of ``generator_state``."""
-    kind = getattr(np.random, str(state.get("bit_generator")), None)
-    if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
-        raise CheckpointError(f"Checkpoint names an unknown random generator, {state.get('bit_generator')!r}.")
-    generator = kind()
-    generator.state = _as_arrays(state)
-    return np.random.Generator(generator)
-
-
 # -- writing ---------------------------------------------------------------------------------------
 
 
@@ -167,20 +152,10 @@ def _padded(size: int) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """numpy scalars and small arrays inside metadata, as JSON knows them."""
+    """numpy scalars inside metadata, as JSON knows them."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, np.ndarray):
-        return {"ndarray": value.tolist(), "dtype": value.dtype.str}
     raise TypeError(f"{type(value).__name__} is not")
-
-
-def _as_arrays(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        if set(value) == {"ndarray", "dtype"}:
-            return np.array(value["ndarray"], value["dtype"])
-        return {key: _as_arrays(item) for key, item in value.items()}
-    return value
 
 
 def _sync_directory(directory: Path) -> None:

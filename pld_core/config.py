@@ -160,10 +160,12 @@ class TrainConfig:
     @property
     def run_name(self) -> str:
         """Two tasks never share a folder: another task than the preset's own is part of the name."""
+        if self.name:
+            return self.name
         stem = Path(self.preset).stem
         if not _made_for(self.preset, self.task):
             stem = _slug(self.task) if self.preset == FALLBACK_PRESET else f"{stem}-{_slug(self.task)}"
-        return self.name or f"{stem}-seed{self.seed}"
+        return f"{stem}-seed{self.seed}"
 
 
 # Ranges by the last part of a key, so that the same name means the same in every section.
@@ -306,6 +308,8 @@ def _validate_learn(learn: LearnConfig) -> None:
             f"learn.initial_temperature ({learn.initial_temperature}) must not be below learn.min_temperature "
             f"({learn.min_temperature})."
         )
+    if learn.algorithm == "pld" and learn.calql_steps and not learn.xi_max:
+        raise ConfigError("learn.calql_steps needs learn.xi_max greater than 0: a residual of scale 0 has no density.")
     if learn.replay_capacity < 2:
         raise ConfigError(f"learn.replay_capacity must be 2 or more, got {learn.replay_capacity}.")
 

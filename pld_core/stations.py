@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pld_core import registry
-from pld_core.config import config_root, read_yaml
-from pld_core.errors import ConfigError, UnknownNameError
+from pld_core.config import TrainConfig, config_root, read_yaml
+from pld_core.errors import ConfigError, RobotUnavailableError, UnknownNameError
 from pld_core.strict import build
 from pld_core.types import ActionSpec
 
+NO_ROBOT = "none"  # of tasks that bring whatever they need
 Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -103,6 +104,34 @@ def load_task(name: str) -> TaskConfig:
     if name not in _stems("tasks"):
         raise UnknownNameError("task", name, _stems("tasks"), "A path to your own .yaml file works too.")
     return _read(TaskConfig, config_root() / "tasks" / f"{name}.yaml")
+
+
+def for_task(config: TrainConfig, task: str) -> TrainConfig:
+    """The settings for another task than theirs, on the station that it is made for."""
+    return config if task == config.task else dataclasses.replace(config, task=task, robot=_station_of(task))
+
+
+def check_station(robot: str, task: str) -> None:
+    """Refuse a robot that does not exist, that cannot be reached, or that the task is not made for.
+
+    Raises UnknownNameError, RobotUnavailableError or ConfigError, in this order.
+    """
+    if robot == NO_ROBOT:
+        return
+    station = load_robot(robot)
+    if not station.is_simulated:
+        twin = station.simulated_twin
+        raise RobotUnavailableError(
+            f"No arm answers as {station.name!r} ({station.driver} at {station.address or 'no address'}): this version "
+            f"drives simulated robots only." + (f" Use the simulated twin, {twin} or {twin.upper()}()." if twin else "")
+        )
+    wanted = _station_of(task)
+    if wanted not in (NO_ROBOT, station.name):
+        raise ConfigError(f"Task {task!r} is made for robot {wanted!r}, not for {station.name!r}.")
+
+
+def _station_of(task: str) -> str:
+    return load_task(task).robot if task in _stems("tasks") else NO_ROBOT
 
 
 def _stems(kind: str) -> list[str]:

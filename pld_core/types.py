@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from pld_core.errors import ContractError
+
 Mode = Literal["base", "learn", "probe", "evaluate", "oracle"]
 
 BASE_TICK = 0  # provenance of a tick: the base policy acted alone
@@ -25,8 +27,8 @@ EXPERT_TICK = 2  # a scripted oracle or a human acted
 class ActionSpec:
     """What a unit of normalised action means.
 
-    ``A = 7`` is delta xyz, delta rotation vector, gripper (+1 open, -1 closed); other sizes are
-    allowed for environments that are not arms.
+    The default is an arm: delta xyz, delta rotation vector, gripper (+1 open, -1 closed). gripper:
+    the entry that commands one (a state that is held, where the others are motions), or None.
     """
 
     dim: int = 7
@@ -34,6 +36,13 @@ class ActionSpec:
     rotation_rad: float = 0.08  # radians per tick at |a| = 1
     frame: str = "base"
     rate_hz: float = 20.0
+    gripper: int | None = 6
+
+    def __post_init__(self) -> None:
+        if self.gripper is not None and not 0 <= self.gripper < self.dim:
+            raise ContractError(
+                f"gripper is entry {self.gripper} of {self.dim} actions; give gripper=None without one."
+            )
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from pld_core.config import TrainConfig, check_keys, load_config, validate
+from pld_core.config import TrainConfig, check_keys, load_config, preset_for, validate
 from pld_core.errors import ConfigError
 from pld_core.runlog import read_config
-
-DEFAULT_PRESET = "peg_insertion"
+from pld_core.stations import for_task
 
 
 def parse_config(args: Sequence[str], verb: str) -> TrainConfig:
-    """The preset named by ``--preset`` (or the settings of the run at ``--run``) with the flags on top."""
+    """The settings of ``--preset``, of the preset for ``--task``, or of the run at ``--run``, with the flags on top."""
     import tyro
 
     preset, rest = take_option(args, "--preset")
     run, rest = take_option(rest, "--run")
     if preset and run:
         raise ConfigError("Give --preset or --run, not both: a run already has its settings.")
-    config = load_config(preset or DEFAULT_PRESET) if run is None else _config_of_run(Path(run))
+    task, _ = take_option(rest, "--task")
+    config = load_config(preset or preset_for(task or TrainConfig.task)) if run is None else _config_of_run(Path(run))
+    config = for_task(config, task) if task else config
     for argument in rest:  # before tyro, so that a wrong name gets a suggestion in our own words
         if argument.startswith("--") and argument != "--help":
             check_keys({_key_of(argument): None})
@@ -94,6 +95,7 @@ def _description(verb: str) -> str:
     from pld_core.cli.main import VERBS
 
     return (
-        f"pld {verb}: {VERBS[verb]}. --preset NAME starts from robot_configs/train/NAME.yaml (or a path), "
+        f"pld {verb}: {VERBS[verb]}. --preset NAME (or a path) starts from robot_configs/train/NAME.yaml, "
+        "--task NAME alone from the preset of that name, or from custom.yaml, "
         "--run DIR from the settings of an existing run."
     )

@@ -12,11 +12,13 @@ class ChunkCursor:
 
     A fresh chunk is adopted when the present one has served ``replan_every`` ticks. If none
     arrives, the rest of the old chunk is executed, then a hold: zero motion, last gripper command.
+    gripper: the entry of the action that commands one, or None.
     """
 
-    def __init__(self, replan_every: int, action_dim: int) -> None:
+    def __init__(self, replan_every: int, action_dim: int, gripper: int | None = None) -> None:
         self._replan_every = replan_every
         self._action_dim = action_dim
+        self._gripper = gripper
         self.reset()
 
     def reset(self) -> None:
@@ -48,5 +50,6 @@ class ChunkCursor:
         if index < len(self._actions):
             return self._actions[index]
         hold = np.zeros_like(self._actions[-1])
-        hold[-1] = self._actions[-1, -1]
+        if self._gripper is not None:
+            hold[self._gripper] = self._actions[-1, self._gripper]
         return hold

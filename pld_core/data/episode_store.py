@@ -1,6 +1,7 @@
 """An append-only folder of episodes that survives crashes, full disks and power cuts.
 
-One ``episode-00000000.npz`` per episode and ``index.jsonl`` with one line each. An episode counts as
+One ``episode-00000000.npz`` per episode and ``index.jsonl`` with one line each (file, ticks, spec,
+outcome, policy version, ticks per source, metadata). An episode counts as
 stored once its file has its name; the index is only a summary and is rebuilt from the files
 whenever the two disagree. One writer at a time; any number of readers (``read_only``).
 """
@@ -10,13 +11,12 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pld_core.data.episode_files import DamagedEpisodeError, read_episode, read_record, write_episode
-from pld_core.errors import ContractError, StorageError
+from pld_core.errors import StorageError
 from pld_core.storage import storage_errors, write_atomic
 from pld_core.types import Episode
 
@@ -61,33 +61,9 @@ class EpisodeStore:
                 continue
             yield episode
 
-    def load(self, i: int) -> Episode:
-        """Episode number ``i`` (negative counts from the end)."""
-        if not -len(self) <= i < len(self):
-            raise ContractError(f"Episode {i} was asked for; {self.folder} holds {len(self)}.")
-        return read_episode(self.folder / self._records[i]["file"])
-
-    def records(self) -> list[dict[str, Any]]:
-        """Index lines: file, ticks, spec, outcome, policy version, ticks per source, metadata."""
-        return [dict(record) for record in self._records]
-
     def metadata(self) -> list[dict[str, Any]]:
         """What the callers of ``append`` added, one dictionary per episode."""
         return [dict(record["metadata"]) for record in self._records]
-
-    def summary(self) -> dict[str, Any]:
-        """Counts over all episodes; no file is opened."""
-        records = self._records
-        return {
-            "episodes": len(records),
-            "ticks": sum(r["ticks"] for r in records),
-            "successes": sum(r["success"] for r in records),
-            "voided": sum(r["voided"] for r in records),
-            "bytes": sum(r["bytes"] for r in records),
-            "modes": dict(Counter(r["spec"]["mode"] for r in records)),
-            "tasks": dict(Counter(r["spec"]["task"] for r in records)),
-            "policy_versions": dict(Counter(r["policy_version"] for r in records)),
-        }
 
     def append(self, episode: Episode, **metadata: Any) -> Path:
         """Store one episode durably; ``metadata`` (git revision, attempt, ...) goes with it as JSON."""

@@ -16,8 +16,8 @@ from pld_core.rl.state import ActorParams
 
 @dataclass(frozen=True)
 class LearnerActor:
-    """A snapshot of the policy. New weights are a new actor (``with_params``), so a running episode
-    can never see half of an update.
+    """A snapshot of the policy. New weights are a new actor, so a running episode can never see half
+    of an update.
 
     Lanes are padded to the next power of two, at least ``min_lanes``, so that a handful of compiled
     sizes serves any number of lanes.
@@ -30,9 +30,6 @@ class LearnerActor:
     def __post_init__(self) -> None:
         # Weights from a checkpoint are numpy: move them once, not at every tick.
         object.__setattr__(self, "params", jax.tree.map(jnp.asarray, self.params))
-
-    def with_params(self, params: ActorParams) -> LearnerActor:
-        return LearnerActor(self.learner, params, self.min_lanes)
 
     def act(
         self, state: np.ndarray, base_action: np.ndarray, images: Mapping[str, np.ndarray], seeds: np.ndarray | None

@@ -43,7 +43,6 @@ class LearnerConfig:
     backup_entropy: bool = False
     value_range: tuple[float, float] | None = (0.0, 1.0)
     residual_l2: float = 0.0  # weight of mean |u|^2 in the actor's loss
-    actor_bc: float = 0.0  # weight of imitating executed actions of successful transitions
     calql_alpha: float = 1.0  # 5 in most public settings, 1 where the reward is binary
     calql_actions: int = 10  # n: sampled actions of each of the three kinds
     calql_target_actions: int = 1  # next actions over which the target takes the maximum
@@ -60,9 +59,7 @@ class LearnerConfig:
         for name in positive:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
-        not_negative = (
-            "weight_decay", "min_temperature", "residual_l2", "actor_bc", "calql_alpha", "image_shift",
-        )  # fmt: skip
+        not_negative = ("weight_decay", "min_temperature", "residual_l2", "calql_alpha", "image_shift")
         for name in not_negative:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative.")

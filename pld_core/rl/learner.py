@@ -122,13 +122,6 @@ class Learner:
         images = {name: images[name] for name in self.cameras}
         return updates.act(self.config, params, state, base_action, images, seeds)
 
-    def check_finite(self, metrics: losses.Metrics) -> dict[str, float]:
-        """Metrics as floats; raises NonFiniteError if training has diverged."""
-        values = {name: float(value) for name, value in metrics.items()}
-        if bad := sorted(name for name, value in values.items() if not math.isfinite(value)):
-            raise NonFiniteError(f"Not finite after an update: {', '.join(bad)}. Go back to the last checkpoint.")
-        return values
-
     def _check(self, batches: Batch) -> None:
         shape, ratio = np.shape(batches.state), self.config.critic_actor_ratio
         if len(shape) != 3 or shape[-1] != self.state_dim:

@@ -154,23 +154,12 @@ def actor_loss(
     loss = (temperature * log_density - value).mean()
     if config.residual_l2 > 0.0:
         loss = loss + config.residual_l2 * jnp.square(u).mean()
-    if config.actor_bc > 0.0:
-        loss = loss + config.actor_bc * _imitation(config, jnp.tanh(mean), batch, xi)
     return loss, {
         "actor_loss": loss,
         "entropy": -log_density.mean(),
         "residual_size": jnp.abs(u).mean(),
         "q_policy": value.mean(),
     }
-
-
-def _imitation(config: LearnerConfig, mode: jax.Array, batch: Batch, xi: jax.Array | float) -> jax.Array:
-    """Squared distance to what was executed, over transitions that led to a reward."""
-    data = batch.action
-    if config.residual:
-        data = jnp.clip((data - batch.base_action) / jnp.maximum(xi, 1e-3), -1.0, 1.0)
-    successful = (batch.mc_return > 0.0).astype(jnp.float32)
-    return (successful * jnp.square(mode - data).mean(-1)).sum() / jnp.maximum(successful.sum(), 1.0)
 
 
 def temperature_loss(log_temperature: jax.Array, entropy: jax.Array, target_entropy: float) -> jax.Array:

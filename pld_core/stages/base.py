@@ -35,12 +35,14 @@ def make_base(config: TrainConfig, path: Path, on_progress: Progress = lambda ph
         made = demonstrate(environments[0], count, config.seed, BurstNoise())  # type: ignore[arg-type]
         demonstrations += made
         on_progress(f"demonstrations of {task}", len(made), 0.0)
-    policy = CompactVLA.create(environments[0].observation_spec, 7, CompactVLAConfig(head=base.head), seed=config.seed)
+    actions = environments[0].action_spec
+    shape = CompactVLAConfig(head=base.head)
+    policy = CompactVLA.create(environments[0].observation_spec, actions.dim, shape, seed=config.seed)
     state_path = path.with_name("grounding.state")  # the longest part by far: a kill must not cost it
     policy = pretrain(policy, GroundingFrames.concatenate(frames), config, state_path, on_progress)
     for task, some in zip(base.tasks, held_out, strict=True):
         on_progress(f"error in mm near the target of {task}", len(some), grounding_error_mm(policy, some))
-    policy = tune(policy, demonstrations, config, on_progress)
+    policy = tune(policy, demonstrations, config, actions.gripper, on_progress)
     policy.save(path)
     state_path.unlink(missing_ok=True)
     return policy
@@ -59,11 +61,14 @@ def pretrain(
     )
 
 
-def tune(policy: CompactVLA, episodes: list[Episode], config: TrainConfig, on_progress: Progress) -> CompactVLA:
+def tune(
+    policy: CompactVLA, episodes: list[Episode], config: TrainConfig, gripper: int | None, on_progress: Progress
+) -> CompactVLA:
     """SFT of the action head alone, so that the features stay those of the pre-training."""
     return policy.sft(
         episodes,
         mode="head",
+        gripper=gripper,
         steps=config.base.steps,
         batch_size=config.base.batch_size,
         learning_rate=config.base.learning_rate,

@@ -63,7 +63,8 @@ def _episode(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | N
         if noise is not None and remaining == 0 and rng.random() < noise.probability:
             remaining = 1 + rng.poisson(noise.ticks - 1)
             burst = rng.normal(0.0, noise.scale, len(command)).astype(np.float32)
-            burst[-1] = 0.0  # a gripper that opens by accident ends the demonstration
+            if environment.action_spec.gripper is not None:
+                burst[environment.action_spec.gripper] = 0.0  # opened by accident, it ends the demonstration
         pushed = np.clip(command + burst, -1, 1) if remaining else command
         remaining = max(0, remaining - 1)
         step = environment.step(pushed)

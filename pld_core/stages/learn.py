@@ -32,7 +32,7 @@ from pld_core.types import RESIDUAL_TICK, Episode, EpisodeSpec
 
 Log = Callable[[dict[str, float]], None]
 ACTOR_LANES = 16  # one compiled size for any number of active lanes, so that no result depends on it
-_UPDATES_PER_CALL = 50  # critic updates in one compiled scan, at most (unless the actor waits for more)
+_UPDATES_PER_CALL = 50  # critic updates in one compiled scan
 
 
 @dataclass
@@ -74,6 +74,7 @@ class ResidualLearning:
         self.replay = SymmetricReplay(offline, online, config.offline_fraction if algorithm.offline_data else 0.0)
         self.offline, self.online = offline, online
         self.checkpoint, self.log, self.round_size = checkpoint, log, round_size
+        self._updates_per_call = updates_per_call(config.critic_updates_per_actor_update)
         self.rng = np.random.default_rng((seed, 0x5AC))
         self.progress = Progress()
         self.state: LearnerState = learner.init(seed)
@@ -129,9 +130,9 @@ class ResidualLearning:
 
     def _calql_round(self) -> None:
         """Some updates of the warm start, on offline data alone."""
-        batches = self.offline.sample_many(self.rng, _UPDATES_PER_CALL, self.config.batch_size)
+        batches = self.offline.sample_many(self.rng, self._updates_per_call, self.config.batch_size)
         self.state, metrics = self.learner.calql_update(self.state, batches, self.config.xi_max)
-        self.progress.calql_updates += _UPDATES_PER_CALL
+        self.progress.calql_updates += self._updates_per_call
         self.log({"calql_updates": self.progress.calql_updates, **_floats(metrics)})
 
     def _round(self) -> None:
@@ -158,12 +159,12 @@ class ResidualLearning:
         metrics: dict[str, Any] = {}
         if len(self.online) < self.config.batch_size:
             return {}
-        while self.progress.owed_updates >= _UPDATES_PER_CALL:
-            batches = self.replay.sample_many(self.rng, _UPDATES_PER_CALL, self.config.batch_size)
+        while self.progress.owed_updates >= self._updates_per_call:
+            batches = self.replay.sample_many(self.rng, self._updates_per_call, self.config.batch_size)
             update = self._update_kind()
             self.state, metrics = update(self.state, batches, self.xi)
-            self.progress.owed_updates -= _UPDATES_PER_CALL
-            self.progress.updates += _UPDATES_PER_CALL
+            self.progress.owed_updates -= self._updates_per_call
+            self.progress.updates += self._updates_per_call
         return _floats(metrics)
 
     def _update_kind(self) -> Callable[..., tuple[LearnerState, dict[str, Any]]]:
@@ -257,6 +258,11 @@ class ResidualLearning:
         self.progress = Progress(**metadata["progress"])
         self.rng.bit_generator.state = metadata["rng"]
         return True
+
+
+def updates_per_call(ratio: int) -> int:
+    """Critic updates in one compiled scan: about 50, and whole groups of ``ratio`` of them to an actor update."""
+    return max(1, _UPDATES_PER_CALL // ratio) * ratio
 
 
 def actor_params(arrays: dict[str, Any]) -> ActorParams:

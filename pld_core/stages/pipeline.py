@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pld_core.config import TrainConfig, check_keys, load_config, validate
+from pld_core.config import UNNAMED, TrainConfig, check_keys, load_config, preset_for, validate
 from pld_core.console import Console
-from pld_core.errors import StageError
+from pld_core.errors import ConfigError, StageError
 from pld_core.runlog import RunLog
 from pld_core.stages.loop import RUN
 from pld_core.stages.workspace import STAGES, Workspace
+from pld_core.stations import check_station, for_task
 from pld_core.strict import build, unflatten
 
 
@@ -24,7 +25,10 @@ class Pipeline:
     environment: a task's name, a Gymnasium environment or id, or a callable that makes one;
     base_policy: a BasePolicy, a callable ``observation -> action``, or ``"compact"``;
     reward: a name, a RewardModel or a callable that makes one;
+    preset: empty is the one named after the task, else ``custom``;
     settings: dotted keys of TrainConfig over the preset, as in ``**{"learn.steps": 20_000}``.
+
+    Raises ConfigError for settings that cannot work, RobotUnavailableError for an arm that does not answer.
     """
 
     def __init__(
@@ -42,8 +46,12 @@ class Pipeline:
         objects = {key: value for key, value in named.items() if value is not None and key not in names}
         if objects:  # say in config.yaml that something was brought, so that a resume is compared against it
             names |= {key: f"<{describe(value)}>" for key, value in objects.items()}
-        start = config or load_config(preset or ("custom" if "task" in objects else "peg_insertion"))
-        self.config = validate(_override(start, {**names, **settings}))
+        settings = {**names, **settings}
+        task = settings.get("task")
+        start = config or load_config(preset or preset_for(task or TrainConfig.task))
+        self.config = validate(_override(for_task(start, task) if task else start, settings))
+        _check_named(self.config)
+        check_station(self.config.robot, self.config.task)
         self._objects = objects
 
     @classmethod
@@ -104,6 +112,14 @@ class Pipeline:
         result = RUN[stage](work)
         seconds = result.pop("seconds", time.monotonic() - work.stage_began)
         work.log.finish_stage(stage, seconds, **result)
+
+
+def _check_named(config: TrainConfig) -> None:
+    """Refuse the preset for tasks and policies of one's own where none was given."""
+    if config.task == UNNAMED:
+        raise ConfigError("No task is named: give --task NAME, or Pipeline(environment=...).")
+    if config.policy == UNNAMED:
+        raise ConfigError(f"No base policy is named for task {config.task!r}: give --policy NAME, or base_policy=...")
 
 
 def _override(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:

@@ -172,8 +172,10 @@ class Workspace:
     @property
     def _passive(self) -> tuple[int, ...]:
         """An arm's gripper stays the base's: a residual could only make it open at the wrong time."""
-        is_arm = self.environment.action_spec.dim == 7
-        return (6,) if is_arm and self.algorithm.residual and not self.config.learn.residual_gripper else ()
+        gripper = self.environment.action_spec.gripper
+        if gripper is None or not self.algorithm.residual or self.config.learn.residual_gripper:
+            return ()
+        return (gripper,)
 
     @property
     def image_specs(self) -> dict[str, tuple[int, int, int]]:

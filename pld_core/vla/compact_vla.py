@@ -82,7 +82,7 @@ class CompactVLA:
         rank: int = 32,
         grounding_labels: Sequence[np.ndarray] | None = None,
         grounding_weight: float = 0.0,
-        percentile_bins: bool = False,
+        gripper: int | None = None,
         state_path: Path | None = None,
         progress: Any = None,
         **options: Any,
@@ -90,15 +90,16 @@ class CompactVLA:
         """Fine-tune on the executed actions of ``episodes``; returns a new policy.
 
         mode: ``head``, ``full`` or ``lora``. options: fields of ``TrainConfig`` (steps, batch_size,
-        learning_rate, warmup, weight_decay, ema, seed, ...). state_path: where training state is saved
-        and continued from. Normalisation statistics are taken from the first data seen and then kept, so
+        learning_rate, warmup, weight_decay, ema, seed, ...). gripper: that of the ``ActionSpec``; it
+        says how an arm rests after an episode's end. state_path: where training state is saved and
+        continued from. Normalisation statistics are taken from the first data seen and then kept, so
         that weights keep their meaning; ``head`` never touches those that the features depend on.
         """
         config = _train_config(options)
-        data = tuning.make_dataset(episodes, self.shape, grounding_labels)
+        data = tuning.make_dataset(episodes, self.shape, grounding_labels, gripper)
         stats, fitted = self.stats, self.fitted
         if "action" not in fitted:
-            stats = tuning.fit_action_stats(stats, np.concatenate([e.action for e in episodes]), percentile_bins)
+            stats = tuning.fit_action_stats(stats, np.concatenate([e.action for e in episodes]))
         if "proprio" not in fitted and mode != "head":
             stats = tuning.fit_proprio_stats(stats, data.proprio)
             fitted = fitted | {"proprio"}

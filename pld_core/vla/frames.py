@@ -97,6 +97,8 @@ class _Driver:
     def __init__(self, environment: SimulatedEnvironment, rng: np.random.Generator) -> None:
         self._environment = environment
         self._oracle = environment.oracle()
+        spec = environment.action_spec
+        self._moves = [k for k in range(spec.dim) if k != spec.gripper]  # the gripper keeps what it holds
         self._rng = rng
         self._ticks_left = 0
 
@@ -125,7 +127,7 @@ class _Driver:
     def _action(self) -> np.ndarray:
         rng = self._rng
         action = self._oracle.act().astype(np.float64)
-        moves = slice(0, -1) if action.size == 7 else slice(None)  # the gripper keeps what it holds
+        moves = self._moves
         if self._careless:
             action[:3] = self._straight_on()
         if self._burst == 0 and rng.random() < 0.08:

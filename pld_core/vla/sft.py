@@ -42,21 +42,27 @@ class SFTData:
     labels: np.ndarray | None = None
 
 
-def action_windows(actions: np.ndarray, horizon: int) -> np.ndarray:
+def action_windows(actions: np.ndarray, horizon: int, gripper: int | None = None) -> np.ndarray:
     """Chunks float32 ``[T, H, A]`` of executed actions ``[T, A]``.
 
-    Past the end an arm (A = 7) stands still: deltas are zero and the gripper keeps its last command.
-    Other action spaces repeat the last action.
+    Past the end an arm stands still: deltas are zero and entry ``gripper`` keeps its last command.
+    Other action spaces (None) repeat the last action.
     """
     rest = actions[-1].copy()
-    if actions.shape[1] == 7:
-        rest[:-1] = 0.0
+    if gripper is not None:
+        rest[np.arange(len(rest)) != gripper] = 0.0
     padded = np.concatenate([actions, np.tile(rest, (horizon - 1, 1))]).astype(np.float32)
     return np.stack([padded[t : t + horizon] for t in range(len(actions))])
 
 
-def make_dataset(episodes: Sequence[Episode], shape: ModelShape, labels: Sequence[np.ndarray] | None = None) -> SFTData:
-    """Windows of all episodes that are not voided. labels: grounding ``[T+1, 5]`` per episode."""
+def make_dataset(
+    episodes: Sequence[Episode],
+    shape: ModelShape,
+    labels: Sequence[np.ndarray] | None = None,
+    gripper: int | None = None,
+) -> SFTData:
+    """Windows of all episodes that are not voided. labels: grounding ``[T+1, 5]`` per episode; gripper: see
+    ``action_windows``."""
     usable = [i for i, episode in enumerate(episodes) if not episode.voided and len(episode) > 0]
     if not usable:
         raise ContractError(f"None of the {len(episodes)} episodes given to sft can be used (voided or empty).")
@@ -70,7 +76,7 @@ def make_dataset(episodes: Sequence[Episode], shape: ModelShape, labels: Sequenc
     return SFTData(
         images={n: np.concatenate([e.images[n][: len(e)] for e in chosen]) for n, _, _ in shape.cameras},
         proprio=np.concatenate([e.proprio[: len(e)] for e in chosen]).astype(np.float32),
-        chunks=np.concatenate([action_windows(e.action, shape.config.horizon) for e in chosen]),
+        chunks=np.concatenate([action_windows(e.action, shape.config.horizon, gripper) for e in chosen]),
         instruction_ids=np.concatenate(ids),
         tokens=np.stack([tokenise(text, shape.config.text_buckets) for text in instructions]),
         labels=None if labels is None else np.concatenate([labels[i][: len(episodes[i])] for i in usable]),
@@ -208,23 +214,10 @@ def fit_proprio_stats(stats: dict[str, np.ndarray], proprio: np.ndarray) -> dict
     return {**stats, "proprio_mean": _float(proprio.mean(axis=0)), "proprio_std": _float(scale)}
 
 
-def fit_action_stats(
-    stats: dict[str, np.ndarray], actions: np.ndarray, percentile_bins: bool = False
-) -> dict[str, np.ndarray]:
-    """``stats`` for actions ``[N, A]``: mean, deviation and, if asked for, the 1st and 99th percentile as bin range."""
+def fit_action_stats(stats: dict[str, np.ndarray], actions: np.ndarray) -> dict[str, np.ndarray]:
+    """``stats`` with the mean and standard deviation of actions ``[N, A]``; the range of the bins stays."""
     deviation = np.maximum(actions.std(axis=0), 0.05)  # a constant gripper must not be blown up
-    low, high = stats["action_low"], stats["action_high"]
-    if percentile_bins:
-        low, high = np.percentile(actions, [1, 99], axis=0)
-        flat = high - low < 0.02
-        low, high = np.where(flat, -1.0, low), np.where(flat, 1.0, high)
-    return {
-        **stats,
-        "action_mean": _float(actions.mean(axis=0)),
-        "action_std": _float(deviation),
-        "action_low": _float(low),
-        "action_high": _float(high),
-    }
+    return {**stats, "action_mean": _float(actions.mean(axis=0)), "action_std": _float(deviation)}
 
 
 def _float(x: Any) -> np.ndarray:

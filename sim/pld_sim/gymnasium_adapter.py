@@ -55,7 +55,7 @@ class GymnasiumEnvironment:
         self.instruction = instruction
         self.max_steps = max_steps or (env.spec.max_episode_steps if env.spec else None) or 1000
         size = int(np.prod(env.action_space.shape))
-        self.action_spec = ActionSpec(dim=size, translation_m=1.0, rotation_rad=1.0, frame="native", rate_hz=rate_hz)
+        self.action_spec = ActionSpec(size, 1.0, 1.0, frame="native", rate_hz=rate_hz, gripper=None)
         self._cameras, self._states = _split(env.observation_space)
         self._only = next(iter(self._cameras or self._states), "state")  # the name of a bare Box
         self.observation_spec = ObservationSpec(

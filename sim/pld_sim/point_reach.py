@@ -12,7 +12,7 @@ _RADIUS = 0.06  # success within this distance of the goal
 
 
 class PointReach:
-    """Plane [-1, 1]^2; action ``[dx, dy, unused gripper]``; proprio ``[x, y, goal x, goal y]``.
+    """Plane [-1, 1]^2; action ``[dx, dy, unused]``; proprio ``[x, y, goal x, goal y]``.
 
     Implements pld_core.interfaces.Environment. With ``camera=True`` the goal is hidden from the
     proprioception (zeros) and must be seen in the 32 px picture.
@@ -24,7 +24,7 @@ class PointReach:
 
     def __init__(self, camera: bool = False) -> None:
         self._camera = camera
-        self.action_spec = ActionSpec(dim=3, translation_m=_STEP, rotation_rad=1.0, frame="plane")
+        self.action_spec = ActionSpec(dim=3, translation_m=_STEP, rotation_rad=1.0, frame="plane", gripper=None)
         self.observation_spec = ObservationSpec(
             {"top": (32, 32, 3)} if camera else {}, 4, ("x", "y", "goal_x", "goal_y")
         )

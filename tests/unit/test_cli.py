@@ -139,6 +139,34 @@ def test_a_value_of_the_wrong_type_exits_with_status_2(capsys):
     assert "learn.steps" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ([], ("peg_insertion", "peg_insertion", "fr3_sim", "peg_insertion-seed0")),
+        (["--task", "gpu_insertion"], ("gpu_insertion", "gpu_insertion", "yam_sim_01", "gpu_insertion-seed0")),
+        (["--task=my_task", "--policy", "mine"], ("custom", "my_task", "none", "my_task-seed0")),
+        (
+            ["--preset", "debug", "--task", "gpu_insertion"],
+            ("debug", "gpu_insertion", "yam_sim_01", "debug-gpu_insertion-seed0"),
+        ),
+        (["--task", "my_task", "--robot", "fr3_sim"], ("custom", "my_task", "fr3_sim", "my_task-seed0")),
+    ],
+)
+def test_the_task_brings_its_preset_robot_and_folder(args, expected):
+    config = common.parse_config(args, "train")
+    assert (config.preset, config.task, config.robot, config.run_name) == expected
+
+
+def test_a_robot_that_does_not_exist_is_refused(capsys):
+    assert cli.main(["train", "--robot", "nonsense"]) == 2
+    assert "Unknown robot 'nonsense'" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_null_settings_can_be_given_as_flags():
+    assert common.parse_config(["--learn.target_entropy", "None"], "train").learn.target_entropy is None
+
+
 def test_an_existing_run_brings_its_settings(tmp_path):
     settings = load_config("debug", {"runs_dir": str(tmp_path / "runs"), "name": "r", "learn.steps": 7})
     RunLog(settings).close()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from pld_core import config as settings
 from pld_core.config import TrainConfig, load_config
 from pld_core.errors import ConfigError, UnknownNameError
+from pld_core.rl.config import LearnerConfig
+from pld_core.stages.seeds import training_seeds
 
 
 @pytest.mark.parametrize("preset", settings.preset_names())
@@ -113,6 +115,15 @@ def test_wrong_types_name_key_given_and_expected(override, message):
         ({"learn.hidden": [0]}, "learn.hidden"),
         ({"name": "../elsewhere"}, "plain folder name"),
         ({"name": "latest"}, "plain folder name"),
+        ({"seed": 100}, "seed must be below 100, got 100"),
+        ({"learn.gamma": 0.0}, "learn.gamma must be greater than 0"),
+        ({"learn.tau": 0.0}, "learn.tau must be greater than 0"),
+        ({"learn.policy_features": -1}, "learn.policy_features must be 0 or more"),
+        ({"learn.initial_log_std": 2.0}, "learn.initial_log_std must lie between -5.0 and 1.0, got 2.0"),
+        ({"learn.initial_log_std": float("nan")}, "learn.initial_log_std must lie between"),
+        ({"learn.min_temperature": 1.0}, "learn.initial_temperature .* below learn.min_temperature"),
+        ({"learn.replay_capacity": 1}, "learn.replay_capacity must be 2 or more"),
+        ({"learn.xi_max": 0.0}, "learn.calql_steps needs learn.xi_max"),
     ],
 )
 def test_values_out_of_range_are_refused(override, message):
@@ -134,13 +145,44 @@ def test_broken_yaml_names_the_line(tmp_path):
 
 def test_every_numeric_setting_has_a_range():
     """A new number without a rule would accept nonsense silently."""
-    unruled = {"target_entropy", "initial_log_std"}  # any sign; the learner checks the latter against its bounds
+    unruled = {"target_entropy", "initial_log_std"}  # any sign; the latter has bounds of its own
     ruled = settings.POSITIVE | settings.NOT_NEGATIVE | settings.FRACTIONS | unruled
     flat = settings.flatten(settings.to_dict(TrainConfig()))
     numbers = {k.rpartition(".")[2] for k, v in flat.items() if isinstance(v, (int, float)) and type(v) is not bool}
     assert numbers <= ruled, f"say in config.py which range these have: {sorted(numbers - ruled)}"
     leaves = {k.rpartition(".")[2] for k in flat}
     assert ruled <= leaves, f"rules for settings that do not exist: {sorted(ruled - leaves)}"
+
+
+def test_what_is_accepted_here_is_accepted_where_it_is_used():
+    learner = LearnerConfig()
+    assert (learner.log_std_min, learner.log_std_max) == settings.LOG_STD
+    highest = settings.SEEDS - 1
+    assert load_config("debug", {"seed": highest}).seed == highest
+    assert next(training_seeds("probe", highest + 100)) < 10**9  # a baseline's demonstrations: run seed + 100
+
+
+def test_the_target_entropy_may_be_left_to_the_action_size(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: debug\nlearn: {target_entropy: null}\n")
+    config = load_config(str(path))
+    assert config.learn.target_entropy is None
+    assert settings.from_dict(yaml.safe_load(settings.to_yaml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("preset", "task", "expected"),
+    [
+        ("peg_insertion", "peg_insertion", "peg_insertion-seed3"),
+        ("peg_insertion_rlpd", "peg_insertion", "peg_insertion_rlpd-seed3"),
+        ("debug", "cube_pickup", "debug-cube_pickup-seed3"),
+        ("custom", "my_task", "my_task-seed3"),
+        ("custom", "my_package.tasks:make_lanes", "make_lanes-seed3"),
+        ("custom", "<my_package.tasks.make.<lambda>>", "lambda-seed3"),
+    ],
+)
+def test_runs_of_different_tasks_get_different_folders(preset, task, expected):
+    assert load_config(preset, {"task": task, "seed": 3}).run_name == expected
 
 
 def test_what_may_change_on_resume():
@@ -153,7 +195,7 @@ def test_what_may_change_on_resume():
 
 @given(
     steps=st.integers(1, 10**9),
-    gamma=st.floats(0, 1),
+    gamma=st.floats(0, 1, exclude_min=True),
     hidden=st.lists(st.integers(1, 4096), min_size=1, max_size=5),
     name=st.text("abcXYZ019_-. :#'\"", max_size=12).filter(lambda n: n not in (".", "..", "latest")),
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pld_core.control import ChunkCursor, ResidualController, SafetyLimits
 from pld_core.errors import ContractError, NonFiniteError
-from pld_core.types import BASE_TICK, RESIDUAL_TICK, ActionChunk, ActionSpec, EpisodeSpec, Observation
+from pld_core.types import BASE_TICK, RESIDUAL_TICK, ActionChunk, ActionSpec, EpisodeSpec, Observation, ObservationSpec
 from pld_core.vla.callable_policy import CallablePolicy
 
 
@@ -41,11 +41,24 @@ def test_cursor_replans_when_its_share_of_the_chunk_is_used() -> None:
 
 
 def test_cursor_finishes_a_stale_chunk_then_holds_with_the_last_gripper_command() -> None:
-    cursor = ChunkCursor(replan_every=1, action_dim=3)
+    cursor = ChunkCursor(replan_every=1, action_dim=3, gripper=2)
     cursor.offer(chunk(0.1, 0.2))
     cursor.next()
     assert cursor.next()[0] == np.float32(0.2)  # no fresh chunk came: the tail
     np.testing.assert_array_equal(cursor.next(), [0.0, 0.0, 1.0])  # then stand still
+
+
+def test_without_a_gripper_every_entry_of_a_hold_is_zero() -> None:
+    cursor = ChunkCursor(replan_every=1, action_dim=3)
+    cursor.offer(chunk(0.1))
+    cursor.next()
+    np.testing.assert_array_equal(cursor.next(), [0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("gripper", [-1, 3])
+def test_a_gripper_must_be_an_entry_of_the_action(gripper: int) -> None:
+    with pytest.raises(ContractError, match="of 3 actions"):
+        ActionSpec(dim=3, gripper=gripper)
 
 
 def test_plan_starts_at_the_entry_that_comes_next() -> None:
@@ -74,7 +87,7 @@ def test_no_command_leaves_the_box_or_goes_further_out(position: list[float], ac
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_limits_refuse_what_is_not_finite(value: float) -> None:
     with pytest.raises(NonFiniteError, match="Nothing was sent"):
-        SafetyLimits(ActionSpec(dim=2)).apply(np.array([0.0, value]))
+        SafetyLimits(ActionSpec(dim=2, gripper=None)).apply(np.array([0.0, value]))
 
 
 def test_limits_refuse_a_wrong_size() -> None:
@@ -84,7 +97,7 @@ def test_limits_refuse_a_wrong_size() -> None:
 
 def controller(value: float = 0.8, residual: bool = True) -> ResidualController:
     policy = CallablePolicy(lambda seen: np.array([value, -value, 1.0]))
-    return ResidualController(policy, SafetyLimits(ActionSpec(dim=3)), lanes=2, residual=residual)
+    return ResidualController(policy, SafetyLimits(ActionSpec(dim=3, gripper=2)), lanes=2, residual=residual)
 
 
 def test_zero_residual_reproduces_the_base_bit_for_bit() -> None:
@@ -122,9 +135,60 @@ def test_faulty_sensors_and_policies_are_refused() -> None:
     tested = controller()
     with pytest.raises(NonFiniteError, match="proprioception"):
         tested.tick([0], [observation(np.nan)])
-    broken = ResidualController(CallablePolicy(lambda seen: np.zeros(2)), SafetyLimits(ActionSpec(dim=3)))
+    broken = ResidualController(CallablePolicy(lambda seen: np.zeros(2)), SafetyLimits(ActionSpec(dim=3, gripper=2)))
     with pytest.raises(ContractError, match=r"takes \[H, 3\]"):
         broken.tick([0], [observation()])
-    nan = ResidualController(CallablePolicy(lambda seen: np.full(3, np.nan)), SafetyLimits(ActionSpec(dim=3)))
+    nan = ResidualController(
+        CallablePolicy(lambda seen: np.full(3, np.nan)), SafetyLimits(ActionSpec(dim=3, gripper=2))
+    )
     with pytest.raises(NonFiniteError, match="policy"):
         nan.tick([0], [observation()])
+
+
+def checked(policy: CallablePolicy, cameras: dict[str, tuple[int, int, int]] | None = None) -> ResidualController:
+    spec = ObservationSpec(cameras or {}, 3)
+    return ResidualController(policy, SafetyLimits(ActionSpec(dim=3)), lanes=2, observation_spec=spec)
+
+
+def test_observations_are_held_against_their_specification() -> None:
+    tested = checked(CallablePolicy(lambda seen: np.zeros(3)), {"top": (4, 4, 3)})
+    frame = np.zeros((4, 4, 3), np.uint8)
+    tested.tick([0], [Observation({"top": frame}, np.zeros(3, np.float32))])
+    for images, proprio, message in (
+        ({"top": frame}, np.zeros(4), r"shape \(4,\).*promises \(3,\)"),
+        ({"front": frame}, np.zeros(3), r"'top' is missing.*has \['front'\]"),
+        ({"top": frame[1:]}, np.zeros(3), r"uint8 \(3, 4, 3\).*promises uint8 \(4, 4, 3\)"),
+        ({"top": frame / 255}, np.zeros(3), r"delivered float64.*promises uint8"),
+    ):
+        with pytest.raises(ContractError, match=message):
+            tested.tick([0], [Observation(images, proprio)])
+
+
+def test_features_are_held_against_what_the_policy_promises() -> None:
+    policy = CallablePolicy(lambda seen: np.zeros(3))
+    for features, error, message in (
+        (np.zeros(2), ContractError, r"features of shape \(2,\).*promises \(1,\)"),
+        (np.full(1, np.inf), NonFiniteError, "infinity in its features"),
+    ):
+        policy.feature_dim = 1
+        policy.infer = lambda seen, answer=features: [ActionChunk(np.zeros((1, 3)), answer, "v")]
+        with pytest.raises(error, match=message):
+            checked(policy).tick([0], [observation()])
+
+
+def test_one_answer_for_each_observation() -> None:
+    policy = CallablePolicy(lambda seen: np.zeros(3))
+    policy.infer = lambda seen: []
+    with pytest.raises(ContractError, match="0 chunks for 1 observations"):
+        checked(policy).tick([0], [observation()])
+
+
+def test_a_faulty_lane_leaves_its_neighbours_as_they_are() -> None:
+    seen = [observation(np.nan), observation(0.1)]
+    alone, together = controller(), controller()
+    for tested in (alone, together):
+        for lane in (0, 1):
+            tested.reset(lane, EpisodeSpec("t", lane, t_base=0, xi=0.5))
+    fault, beside = together.attempt([0, 1], seen, FixedActor(1.0))
+    assert isinstance(fault, NonFiniteError)
+    assert beside.action.tobytes() == alone.tick([1], seen[1:], FixedActor(1.0))[0].action.tobytes()

@@ -65,7 +65,7 @@ def test_learning_from_images():
     )  # fmt: skip
     before = jax.tree.map(np.array, state.critic["encoder"])
     state, metrics = learner.update(state, batches, 0.5)
-    assert learner.check_finite(metrics)
+    assert all(np.isfinite(value) for value in metrics.values())
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, state.critic["encoder"])
     assert all(jax.tree.leaves(changed))  # the critic's loss trains every part of the encoder
 

@@ -61,7 +61,7 @@ def test_equal_inputs_give_equal_bits(learner, kind):
             state, metrics = getattr(learner, kind)(state, random_batches(4, 8, seed=seed), 0.3)
         ends.append((state, metrics))
     assert same(*ends)
-    assert learner.check_finite(ends[0][1])
+    assert all(np.isfinite(value) for value in ends[0][1].values())
 
 
 def test_one_call_is_as_good_as_two(learner):
@@ -110,8 +110,6 @@ def test_wrong_batches_are_refused(learner):
         learner.update(state, random_batches(2, 8, action_dim=3), 0.3)
     with pytest.raises(ConfigError, match="xi > 0"):
         learner.calql_update(state, random_batches(2, 8), 0.0)
-    with pytest.raises(NonFiniteError, match="critic_loss"):
-        learner.check_finite({"critic_loss": np.float32("nan"), "entropy": np.float32(1.0)})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +117,7 @@ def test_wrong_batches_are_refused(learner):
     [
         {"gamma": 0.0},
         {"batch_size": 0},
-        {"actor_bc": -1.0},
+        {"residual_l2": -1.0},
         {"hidden": ()},
         {"encoder": "vit"},
         {"actor_q": "max"},
@@ -211,7 +209,7 @@ def test_handed_out_weights_survive_the_next_update(learner):
     before = actor.act(np.ones((1, 5)), np.zeros((1, 2)), {}, None)
     state, _ = learner.update(state, random_batches(2, 8, seed=1), 0.3)
     np.testing.assert_array_equal(actor.act(np.ones((1, 5)), np.zeros((1, 2)), {}, None), before)
-    later = actor.with_params(learner.actor_params(state)).act(np.ones((1, 5)), np.zeros((1, 2)), {}, None)
+    later = LearnerActor(learner, learner.actor_params(state)).act(np.ones((1, 5)), np.zeros((1, 2)), {}, None)
     assert not np.array_equal(later, before)
 
 

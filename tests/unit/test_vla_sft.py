@@ -63,13 +63,12 @@ def policy() -> CompactVLA:
 
 def test_windows_stand_still_after_the_end() -> None:
     actions = np.arange(21, dtype=np.float32).reshape(3, 7) / 21
-    windows = action_windows(actions, 3)
+    windows = action_windows(actions, 3, gripper=6)
     assert windows.shape == (3, 3, 7)
     np.testing.assert_array_equal(windows[0], actions)
     np.testing.assert_array_equal(windows[2, 1:, :6], 0.0)
     np.testing.assert_array_equal(windows[2, 1:, 6], actions[2, 6])
-    other = action_windows(actions[:, :2], 3)
-    np.testing.assert_array_equal(other[2], np.tile(actions[2, :2], (3, 1)))
+    np.testing.assert_array_equal(action_windows(actions, 3)[2], np.tile(actions[2], (3, 1)))  # no arm
 
 
 def test_batches_are_pure_and_balanced_over_instructions() -> None:
