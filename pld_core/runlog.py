@@ -5,6 +5,7 @@
     runs/<name>/config.yaml      resolved settings           metrics.jsonl   one JSON object a line
                 environment.json versions, machine, git      tensorboard/    the same, as events
                 stages/<s>.json  results of finished stages  checkpoints/    written by the stages
+                clock.json       seconds of unfinished stages
     runs/latest -> <name>
 """
 
@@ -16,7 +17,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,17 @@ import yaml
 from pld_core import system
 from pld_core.config import TrainConfig, differing_keys, from_dict, to_yaml
 from pld_core.errors import CheckpointError, ConfigError, StorageError
+from pld_core.events import EventFile
 from pld_core.metrics import MetricsFile
-from pld_core.storage import storage_errors, write_atomic, write_json
+from pld_core.stage_clock import StageClock
+from pld_core.storage import remove_leftovers, storage_errors, write_atomic, write_json
 
 
 class RunLog:
     """One run's folder, held by one process at a time.
 
-    Use as a context manager. ``log`` adds metrics; ``finish_stage`` marks a stage as done with its
-    result, so that the next start of the same command skips it.
+    Use as a context manager. ``log`` adds metrics; ``begin_stage`` counts the time of a stage and
+    ``finish_stage`` marks it as done with its result, so that the next start of the same command skips it.
     """
 
     def __init__(self, config: TrainConfig, folder: Path | None = None) -> None:
@@ -48,9 +50,11 @@ class RunLog:
                 self._put_aside()
             self.resumed = (self.dir / "config.yaml").exists()
             self._check_or_write_config()
+            remove_leftovers(self.dir)
             self._record_start()
             self._metrics = MetricsFile(self.dir / "metrics.jsonl")
-            self._tensorboard = _Tensorboard(self.dir / "tensorboard")
+            self._events = EventFile(self.dir / "tensorboard")
+            self._clock = StageClock(self.dir / "clock.json")
             self._wandb = _start_wandb(config, self.dir) if config.wandb else None
             _point_latest(self.dir)
         except BaseException:
@@ -65,13 +69,15 @@ class RunLog:
         row = {"stage": stage, "env_steps": int(env_steps), **metrics, "time": round(time.time(), 3)}
         self._metrics.append(row)
         numbers = {f"{stage}/{key}": float(v) for key, v in metrics.items() if _is_finite_number(v)}
-        self._tensorboard.add(numbers, int(env_steps))
+        self._events.add(numbers, int(env_steps))
+        self._clock.keep()
         if self._wandb is not None:
             self._wandb.log({**numbers, f"{stage}/env_steps": int(env_steps)})
 
     def rewind(self, stage: str, env_steps: int) -> None:
         """Drop this stage's rows after ``env_steps``: they will be logged again from a checkpoint."""
         self._metrics.keep(lambda row: row.get("stage") != stage or row.get("env_steps", 0) <= env_steps)
+        self._events.restart(int(env_steps) + 1)
 
     def rows(self, stage: str | None = None) -> list[dict[str, Any]]:
         """All metrics so far, or those of one stage."""
@@ -90,14 +96,29 @@ class RunLog:
                 f"{path} cannot be read ({error}); delete it and the stage {stage!r} runs again."
             ) from error
 
-    def finish_stage(self, stage: str, seconds: float = 0.0, **result: Any) -> None:
-        """Mark a stage as done. Its files must be complete before this is called."""
-        write_json(self._stage_file(stage), {"stage": stage, "seconds": round(seconds, 3), **result})
+    def begin_stage(self, stage: str) -> None:
+        """Start or continue the stage's clock; a stage that was finished counts from zero again."""
+        if self.stage_done(stage):
+            self._clock.drop(stage)
+        self._clock.begin(stage)
+
+    def stage_seconds(self, stage: str) -> float:
+        """Time that the stage took or, unfinished, has taken so far in all processes that worked on it."""
+        if self.stage_done(stage) and not self._clock.seconds(stage):
+            return float(self.stage_result(stage).get("seconds", 0.0))
+        return self._clock.seconds(stage)
+
+    def finish_stage(self, stage: str, seconds: float | None = None, **result: Any) -> None:
+        """Mark a stage as done. Its files must be complete before this is called. seconds: None is by the clock."""
+        taken = self._clock.seconds(stage) if seconds is None else seconds
+        write_json(self._stage_file(stage), {"stage": stage, "seconds": round(taken, 3), **result})
+        self._clock.drop(stage)
 
     def reopen_stage(self, stage: str) -> None:
         """Let a finished stage run again, for instance after new probe data."""
         with storage_errors(self._stage_file(stage)):
             self._stage_file(stage).unlink(missing_ok=True)
+        self._clock.drop(stage)
 
     def checkpoint_dir(self, stage: str) -> Path:
         """The folder for a stage's checkpoints, created."""
@@ -107,11 +128,16 @@ class RunLog:
         return path
 
     def close(self) -> None:
-        self._metrics.close()
-        self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-        self._lock.release()
+        """Give everything back; whatever fails, the lock is released and the error on its way is not replaced."""
+        with contextlib.ExitStack() as last:
+            last.callback(self._lock.release)
+            if self._wandb is not None:
+                last.callback(self._wandb.finish)
+            last.callback(self._events.close)
+            with contextlib.suppress(OSError, StorageError):
+                self._clock.close()
+            with contextlib.suppress(OSError):
+                self._metrics.close()
 
     def __enter__(self) -> RunLog:
         return self
@@ -187,30 +213,8 @@ class _Lock:
         self._file.flush()
 
     def release(self) -> None:
-        self._file.close()
-
-
-class _Tensorboard:
-    """Event files, imported on first use; purely additional, so a failing disk is reported by metrics.jsonl."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._writer: Any = None
-
-    def add(self, numbers: Mapping[str, float], step: int) -> None:
-        if not numbers:
-            return
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
-
-            with storage_errors(self._folder):
-                self._writer = SummaryWriter(str(self._folder), flush_secs=10)
-        for name, value in numbers.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        with contextlib.suppress(OSError):  # its number may still be in the buffer of a full disk
+            self._file.close()
 
 
 def _start_wandb(config: TrainConfig, folder: Path) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +21,7 @@ _REASONS = {
     errno.EROFS: "the file system is read-only; choose another folder (--runs_dir)",
     errno.EIO: "the disk reports an input/output error",
 }
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.(?:tmp|link)")  # of write_atomic, and of a checkpoint's second name
 
 
 @contextlib.contextmanager
@@ -55,6 +57,30 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], Any]) -
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that killed writers left anywhere under ``folder``.
+
+    Those of a process that lives are in use. This process's own are not: call this before it writes.
+    """
+    for path in folder.rglob(".*"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and not _is_other_process(int(found[1])):
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
+
+
+def _is_other_process(number: int) -> bool:
+    if number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it lives, under another user
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

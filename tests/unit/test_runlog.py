@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pld_core import metrics, storage
+from pld_core import events as event_files
+from pld_core import metrics, stage_clock, storage
 from pld_core.config import load_config
 from pld_core.errors import CheckpointError, ConfigError, StorageError
 from pld_core.metrics import MetricsFile
@@ -226,3 +228,121 @@ def test_weights_and_biases_is_optional(tmp_path, monkeypatch):
     with RunLog(config(tmp_path, wandb=True)) as run:
         run.log("learn", 3, loss=0.5, note="text is not a curve")
     assert logged == [{"learn/loss": 0.5, "learn/env_steps": 3}]
+
+
+def events(run_dir: Path) -> list:
+    """All events of a run in the order in which TensorBoard reads them."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted((run_dir / "tensorboard").iterdir()):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            (size,) = struct.unpack_from("<Q", content, at)
+            found.append(Event.FromString(content[at + 12 : at + 12 + size]))
+            at += 12 + size + 4
+    return found
+
+
+def curve(run_dir: Path, tag: str) -> list[tuple[int, float]]:
+    """What TensorBoard shows: a restart forgets every point from its step on."""
+    points: list[tuple[int, float]] = []
+    for event in events(run_dir):
+        if event.session_log.status == event.session_log.START:
+            points = [point for point in points if point[0] < event.step]
+        points += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
+    return points
+
+
+def test_events_hold_the_numbers_and_a_resumed_run_shows_no_point_twice(tmp_path):
+    with RunLog(config(tmp_path)) as run:
+        for step in (1, 2, 3):
+            run.log("learn", step, loss=0.5 * step, note="text is not a curve")
+    assert curve(run.dir, "learn/loss") == [(1, 0.5), (2, 1.0), (3, 1.5)]
+    assert events(run.dir)[0].file_version == "brain.Event:2"
+    assert not curve(run.dir, "learn/note")
+    with RunLog(config(tmp_path)) as again:
+        again.rewind("learn", 2)
+        again.log("learn", 3, loss=0.25)
+    assert curve(run.dir, "learn/loss") == [(1, 0.5), (2, 1.0), (3, 0.25)]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_disk_too_full_for_events_neither_blocks_nor_keeps_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(event_files, "_file_name", lambda: "/dev/full")
+    with RunLog(config(tmp_path)) as run:
+        with pytest.warns(UserWarning, match="No more TensorBoard events.*No space left"):
+            run.log("learn", 1, loss=1.0)
+        for step in range(2, 50):  # more than any queue holds, and no second warning
+            run.log("learn", step, loss=1.0)
+    assert len(run.rows()) == 49
+    RunLog(config(tmp_path)).close()
+
+
+def test_the_error_of_a_full_disk_is_not_replaced_and_the_lock_is_free(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = RunLog(config(tmp_path))
+    run.begin_stage("learn")
+
+    def work():
+        with run:
+            run.log("learn", 1, loss=1.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match=r"metrics\.jsonl: the disk is full"):
+            work()
+    RunLog(config(tmp_path)).close()
+
+
+def test_the_time_of_an_interrupted_stage_is_kept(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(stage_clock.StageClock.__init__, "__defaults__", (5.0, lambda: now[0]))
+    with RunLog(config(tmp_path)) as run:
+        run.begin_stage("harvest")
+        now[0] += 7
+        run.finish_stage("harvest")
+        run.begin_stage("learn")
+        now[0] += 60  # an interrupted process
+    now[0] += 1000  # nobody works
+    with RunLog(config(tmp_path)) as run:
+        assert (run.stage_seconds("harvest"), run.stage_seconds("learn"), run.stage_seconds("eval")) == (7, 60, 0)
+        run.begin_stage("learn")
+        now[0] += 40
+        run.log("learn", 1)
+        kept = json.loads((run.dir / "clock.json").read_text())
+        assert kept == {"learn": 100}  # what kill -9 would leave
+        now[0] += 4
+        run.log("learn", 2)  # too soon to write again
+        assert json.loads((run.dir / "clock.json").read_text()) == kept
+        assert run.stage_seconds("learn") == 104
+        run.finish_stage("learn", updates=3)
+        assert run.stage_result("learn") == {"stage": "learn", "seconds": 104, "updates": 3}
+        run.begin_stage("learn")  # once more from the start
+        now[0] += 2
+        assert run.stage_seconds("learn") == 2
+
+
+def test_a_damaged_clock_costs_the_count_and_not_the_run(tmp_path):
+    for damage in ("{", "[1]", '{"learn": "long"}'):
+        with RunLog(config(tmp_path)) as run:
+            (run.dir / "clock.json").write_text(damage)
+        with RunLog(config(tmp_path)) as run:
+            assert run.stage_seconds("learn") == 0
+
+
+def test_opening_a_run_removes_what_killed_writers_left(tmp_path):
+    with RunLog(config(tmp_path)) as run:
+        folder = run.checkpoint_dir("learn")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = [folder / f".learn.ckpt.{number}.{kind}" for number in (dead.pid, os.getpid()) for kind in ("tmp", "link")]
+    kept = [folder / f".report.html.{os.getppid()}.tmp", folder / "learn.ckpt", folder / ".notes.tmp"]
+    for path in (*gone, *kept):
+        path.write_bytes(b"half")
+    RunLog(config(tmp_path)).close()
+    assert not [path for path in gone if path.exists()]
+    assert all(path.exists() for path in kept)
