@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,10 +107,10 @@ class Pipeline:
         if work.log.stage_done(stage) and stage != "report":
             work.console.skip(stage)
             return
-        work.stage_began = time.monotonic()
+        work.log.begin_stage(stage)
         result = RUN[stage](work)
-        seconds = result.pop("seconds", time.monotonic() - work.stage_began)
-        work.log.finish_stage(stage, seconds, **result)
+        result.pop("seconds", None)  # the run's clock also counts processes that were killed and their lost work
+        work.log.finish_stage(stage, **result)
 
 
 def _check_named(config: TrainConfig) -> None:
