@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ class Workspace:
     def __init__(self, config: TrainConfig, log: RunLog, console: Console, objects: dict[str, Any]) -> None:
         self.config, self.log, self.console = config, log, console
         self._objects = objects
-        self.stage_began = time.monotonic()
 
     @property
     def folder(self) -> Path:
@@ -196,9 +194,8 @@ class Workspace:
         return LearnerActor(self.learner, actor_params(arrays), ACTOR_LANES)
 
     def minutes(self) -> float:
-        """Wall-clock minutes of all stages so far, the running one included, pauses left out."""
-        done = sum(self.log.stage_result(s)["seconds"] for s in STAGES if self.log.stage_done(s))
-        return (done + time.monotonic() - self.stage_began) / 60
+        """Wall-clock minutes of all stages so far, the running one and interrupted attempts included, pauses left out."""
+        return sum(self.log.stage_seconds(stage) for stage in STAGES) / 60
 
     def close(self) -> None:
         if "runner" in self.__dict__:
