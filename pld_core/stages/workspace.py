@@ -194,7 +194,7 @@ class Workspace:
         return LearnerActor(self.learner, actor_params(arrays), ACTOR_LANES)
 
     def minutes(self) -> float:
-        """Wall-clock minutes of all stages so far, the running one and interrupted attempts included, pauses left out."""
+        """Wall-clock minutes of all stages so far, interrupted attempts included, pauses left out."""
         return sum(self.log.stage_seconds(stage) for stage in STAGES) / 60
 
     def close(self) -> None:
