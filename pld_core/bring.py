@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
+import gymnasium
+
 from pld_core import registry
-from pld_core.errors import ConfigError, ContractError
+from pld_core.errors import ConfigError, ContractError, UnknownNameError
 from pld_core.interfaces import BasePolicy, Environment, EnvironmentFactory, RewardModel
 from pld_core.vla.callable_policy import Act, CallablePolicy
 
 
 def environment_factory(given: Any) -> EnvironmentFactory:
-    """A factory from: a task's name, ``module:factory``, a Gymnasium id, an environment (one lane),
-    or a callable without arguments that makes one (as many lanes as asked for)."""
+    """A factory from: a task's name, a Gymnasium id, ``module:attribute``, an environment (one lane),
+    or a callable: with a parameter ``lanes`` it answers a list of that many environments, else one
+    environment a call (as many lanes as asked for)."""
     if isinstance(given, str):
-        return registry.load("tasks", given)
-    if isinstance(given, type):
-        return lambda lanes: [_adapt(given()) for _ in range(lanes)]
-    if callable(given) and not hasattr(given, "reset"):
-        return lambda lanes: _make_lanes(given, lanes)
+        return environment_factory(_named(given))
+    if callable(given) and (isinstance(given, type) or not hasattr(given, "reset")):
+        takes_lanes = _takes_lanes(given)
+        return lambda lanes: _make_lanes(given, takes_lanes, lanes)
     return lambda lanes: [_adapt(given)]
 
 
-def _make_lanes(make: Callable[..., Any], lanes: int) -> Sequence[Environment]:
-    """A registered factory answers a list for ``make(lanes)``; a plain one answers one environment."""
-    takes_lanes = bool(getattr(make, "__code__", None) and make.__code__.co_argcount)
-    made = make(lanes) if takes_lanes else [make() for _ in range(lanes)]
+def _named(name: str) -> Any:
+    if ":" in name or name in registry.names("tasks"):
+        return registry.load("tasks", name)
+    if name in gymnasium.registry:
+        return partial(gymnasium.make, name)
+    raise UnknownNameError("task", name, registry.names("tasks"), "A Gymnasium id or 'module:attribute' works too.")
+
+
+def _takes_lanes(make: Callable[..., Any]) -> bool:
+    """Whether ``make`` has a parameter ``lanes``; raises ConfigError if it cannot be called without others."""
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except ValueError:  # some built-in callables have no signature
+        return False
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if others := [name for name in needed if name != "lanes"]:
+        raise ConfigError(
+            f"{getattr(make, '__qualname__', make)} needs {', '.join(others)}, which nobody gives. Make environments "
+            "with a callable without arguments, or with one parameter `lanes`; bind others with functools.partial."
+        )
+    return any(p.name == "lanes" for p in parameters)
+
+
+def _make_lanes(make: Callable[..., Any], takes_lanes: bool, lanes: int) -> list[Environment]:
+    made = make(lanes=lanes) if takes_lanes else [make() for _ in range(lanes)]
+    if not isinstance(made, Sequence) or not made:
+        raise ContractError(
+            f"{getattr(make, '__qualname__', make)}(lanes={lanes}) answered {made!r}; a callable with a parameter "
+            "`lanes` answers a list of that many environments."
+        )
     return [_adapt(environment) for environment in made]
 
 
@@ -63,7 +94,17 @@ def reward_factory(given: Any) -> Callable[[], RewardModel]:
     if isinstance(given, str):
         given = registry.load("rewards", given)
     if hasattr(given, "score") and not isinstance(given, type):
-        return lambda: given
+        return lambda: _own_copy(given)
     if callable(given):
         return cast(Callable[[], RewardModel], given)
     raise ConfigError(f"{type(given).__name__} is no reward: give an object with score(step), or a name like 'binary'.")
+
+
+def _own_copy(reward: RewardModel) -> RewardModel:
+    """Episodes run side by side: a model that remembers something must not mix them."""
+    try:
+        return copy.deepcopy(reward)
+    except TypeError as error:
+        raise ConfigError(
+            f"{type(reward).__name__} cannot be copied for each environment ({error}). Give a callable that makes one."
+        ) from error

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
+from pld_core.control.checks import check_chunk, check_observation
 from pld_core.control.chunk_cursor import ChunkCursor
 from pld_core.control.safety import SafetyLimits
-from pld_core.errors import ContractError, NonFiniteError
+from pld_core.errors import ContractError
 from pld_core.interfaces import BasePolicy, ResidualActor
-from pld_core.types import BASE_TICK, RESIDUAL_TICK, ActionChunk, EpisodeSpec, Observation
+from pld_core.types import BASE_TICK, RESIDUAL_TICK, ActionChunk, EpisodeSpec, Observation, ObservationSpec
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class ResidualController:
     """Turns observations into executed actions for one robot or for many simulated lanes at once.
 
     features: how many of the leading entries of the policy's features the residual sees (None: all).
+    observation_spec: what every observation is checked against (None: only that it is finite).
     ``residual=False`` serves the learners without a base (RLPD and the like): the actor's output is
     the action itself.
     """
@@ -48,14 +51,23 @@ class ResidualController:
         replan_every: int = 1,
         residual: bool = True,
         features: int | None = None,
+        observation_spec: ObservationSpec | None = None,
     ) -> None:
         self.policy = policy
         self.limits = limits
         self.residual = residual
         self._features = features
+        self._observation_spec = observation_spec
         self._dim = limits.action_spec.dim
         idle = EpisodeSpec(task="", seed=0)
-        self._lanes = [_Lane(ChunkCursor(replan_every, self._dim), idle) for _ in range(lanes)]
+        self._lanes = [
+            _Lane(ChunkCursor(replan_every, self._dim, limits.action_spec.gripper), idle) for _ in range(lanes)
+        ]
+
+    def state_dim(self, spec: ObservationSpec) -> int:
+        """Size ``S`` of a tick's state for observations of ``spec``."""
+        features = self.policy.feature_dim if self._features is None else min(self._features, self.policy.feature_dim)
+        return spec.proprio_dim + features + self.policy.action_horizon * self._dim
 
     def reset(self, lane: int, spec: EpisodeSpec) -> None:
         self._lanes[lane].cursor.reset()
@@ -65,10 +77,54 @@ class ResidualController:
     def tick(
         self, lanes: Sequence[int], observations: Sequence[Observation], actor: ResidualActor | None = None
     ) -> list[Tick]:
-        """Decide for the given lanes; observations in the same order. Raises on anything not finite."""
-        for observation in observations:
-            _check_observation(observation)
-        states, base = self._base(lanes, observations, self.policy.infer(observations))
+        """Decide for the given lanes; observations in the same order. Raises the first fault of any lane."""
+        outcomes = self.attempt(lanes, observations, actor)
+        for outcome in outcomes:
+            if isinstance(outcome, ContractError):
+                raise outcome
+        return cast(list[Tick], outcomes)
+
+    def attempt(
+        self, lanes: Sequence[int], observations: Sequence[Observation], actor: ResidualActor | None = None
+    ) -> list[Tick | ContractError]:
+        """As ``tick``, but a lane whose observation or chunk is faulty gets its fault in place of a tick
+        and stays where it was; the others go on as if it were not there."""
+        chunks = self._chunks(observations)
+        sound = [(k, chunk) for k, chunk in enumerate(chunks) if not isinstance(chunk, ContractError)]
+        seen, where = [observations[k] for k, _ in sound], [lanes[k] for k, _ in sound]
+        ticks = iter(self._decide(where, seen, [chunk for _, chunk in sound], actor) if sound else [])
+        return [chunk if isinstance(chunk, ContractError) else next(ticks) for chunk in chunks]
+
+    def _chunks(self, observations: Sequence[Observation]) -> list[ActionChunk | ContractError]:
+        """The base's answer, or the fault, for each observation."""
+        faults = [_fault(check_observation, seen, self._observation_spec) for seen in observations]
+        sound = [seen for seen, fault in zip(observations, faults, strict=True) if fault is None]
+        answers = iter(self._infer(sound) if sound else [])
+        return [next(answers) if fault is None else fault for fault in faults]
+
+    def _infer(self, observations: Sequence[Observation]) -> list[ActionChunk | ContractError]:
+        """A policy that refuses a batch is asked one by one: by its contract no answer changes with that."""
+        try:
+            chunks = self.policy.infer(observations)
+            if len(chunks) != len(observations):
+                raise ContractError(
+                    f"The base policy (version {self.policy.version}) answered {len(chunks)} chunks for "
+                    f"{len(observations)} observations; infer() must answer one for each."
+                )
+        except ContractError as fault:
+            if len(observations) == 1:
+                return [fault]
+            return [self._infer([seen])[0] for seen in observations]
+        return [_fault(check_chunk, chunk, self.policy, self._dim) or chunk for chunk in chunks]
+
+    def _decide(
+        self,
+        lanes: Sequence[int],
+        observations: Sequence[Observation],
+        chunks: Sequence[ActionChunk],
+        actor: ResidualActor | None,
+    ) -> list[Tick]:
+        states, base = self._base(lanes, observations, chunks)
         active = [k for k, lane in enumerate(lanes) if self._residual_active(lane, actor)]
         residual = np.zeros((len(lanes), self._dim), np.float32)
         if active and actor is not None:
@@ -87,7 +143,6 @@ class ResidualController:
     ) -> tuple[np.ndarray, np.ndarray]:
         states, base = [], []
         for lane, observation, chunk in zip(lanes, observations, chunks, strict=True):
-            _check_chunk(chunk, self._dim, self.policy.version)
             cursor = self._lanes[lane].cursor
             cursor.offer(chunk)
             plan = cursor.plan(self.policy.action_horizon)
@@ -128,18 +183,9 @@ def _noise_seed(lane: _Lane) -> np.uint32:
     return np.uint32((mixed * 3266489917) & 0xFFFFFFFF)
 
 
-def _check_observation(observation: Observation) -> None:
-    if not np.isfinite(observation.proprio).all():
-        raise NonFiniteError(
-            f"The proprioception holds NaN or infinity: {observation.proprio.tolist()}. Check the robot's state source."
-        )
-
-
-def _check_chunk(chunk: ActionChunk, dim: int, version: str) -> None:
-    if chunk.actions.ndim != 2 or chunk.actions.shape[1] != dim:
-        raise ContractError(
-            f"The base policy (version {version}) answered a chunk of shape {chunk.actions.shape}; "
-            f"the environment takes [H, {dim}]."
-        )
-    if not np.isfinite(chunk.actions).all():
-        raise NonFiniteError(f"The base policy (version {version}) answered NaN or infinity. Nothing was executed.")
+def _fault(check: Callable[..., None], *arguments: Any) -> ContractError | None:
+    try:
+        check(*arguments)
+    except ContractError as fault:
+        return fault
+    return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from pld_core.interfaces import BasePolicy, ResidualActor
@@ -31,14 +32,33 @@ class BackgroundRunner:
         """Start the episodes; the future gives them in the order of ``specs``."""
         return self._thread.submit(lambda: list(self.runner.run(specs, actor)))
 
-    def run(self, specs: Sequence[EpisodeSpec], actor: ResidualActor | None = None) -> list[Episode]:
-        return self.submit(specs, actor).result()
+    def run(self, specs: Sequence[EpisodeSpec], actor: ResidualActor | None = None) -> Iterator[Episode]:
+        """Yield each episode, in the order of ``specs``, as soon as it is there, so that a caller who
+        stores it loses nothing to a later fault. The thread never waits for the caller."""
+        ready: SimpleQueue[Episode | None] = SimpleQueue()
+        future = self._thread.submit(self._produce, specs, actor, ready)
+        while (episode := ready.get()) is not None:
+            yield episode
+        future.result()  # raises what ended the episodes early
+
+    def _produce(
+        self, specs: Sequence[EpisodeSpec], actor: ResidualActor | None, ready: SimpleQueue[Episode | None]
+    ) -> None:
+        try:
+            for episode in self.runner.run(specs, actor):
+                ready.put(episode)
+        finally:
+            ready.put(None)
 
     def call(self, function: Callable[[], Result]) -> Result:
         """Run something else on the environments' thread, such as rendering a video."""
         return self._thread.submit(function).result()
 
     def close(self) -> None:
+        """End running episodes within a tick (nobody waits for them any more), then the environments."""
+        stop = getattr(self.runner, "stop", None)
+        if stop is not None:
+            stop()
         close = getattr(self.runner, "close", None)
         if close is not None:
             self.call(close)

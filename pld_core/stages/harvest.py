@@ -27,17 +27,20 @@ def harvest(
 ) -> None:
     """Append base episodes to ``store`` until it holds ``successes`` successful ones.
 
-    Continues where an interrupted harvest stopped: episode k always has the k-th seed. Raises
-    StageError when ``max_episodes`` do not hold enough successes.
+    Continues where an interrupted harvest stopped: attempt k always has the k-th seed, the stored
+    metadata says which attempts came before, and rounds end where they always would, so that an
+    interruption changes nothing. Raises StageError when ``max_episodes`` do not hold enough successes.
     """
-    kept = sum(episode.success for episode in store)
-    while kept < successes and len(store) < max_episodes:
-        wanted = min(round_size, max_episodes - len(store))
-        seeds = list(islice(training_seeds("harvest", run_seed), len(store), len(store) + wanted))
+    kept = sum(map(_counts, store))
+    attempts = 1 + max((m.get("attempt", k) for k, m in enumerate(store.metadata())), default=-1)
+    while attempts < max_episodes and (kept < successes or attempts % round_size):
+        until = min(attempts + round_size - attempts % round_size, max_episodes)
+        seeds = list(islice(training_seeds("harvest", run_seed), attempts, until))
         specs = [EpisodeSpec(task, seed, "base", record_images=record_images) for seed in seeds]
         for episode in runner.run(specs):
-            store.append(episode)
-            kept += episode.success
+            store.append(episode, attempt=attempts)
+            attempts += 1
+            kept += _counts(episode)
         on_progress(min(kept, successes), {"episodes": len(store), "base_success": kept / len(store)})
     if kept < successes:
         raise StageError(
@@ -48,4 +51,8 @@ def harvest(
 
 def successful(store: EpisodeStore) -> list[Episode]:
     """The stored successes, in the order they were recorded."""
-    return [episode for episode in store if episode.success and not episode.voided]
+    return [episode for episode in store if _counts(episode)]
+
+
+def _counts(episode: Episode) -> bool:
+    return episode.success and not episode.voided

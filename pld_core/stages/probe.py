@@ -39,13 +39,13 @@ def probe(
     Every kept tick says who acted (``Episode.source``). Continues an interrupted probe: attempt k
     always has the k-th seed and the stored metadata says how many attempts came before.
     """
-    attempts = max([tried, *(int(m["attempt"]) + 1 for m in store.metadata())]) if len(store) else tried
-    lengths = [len(episode) for episode in store]
+    lengths = [len(episode) for episode in store]  # reading first: it leaves damaged files out of the metadata
+    attempts = max([tried, *(int(m["attempt"]) + 1 for m in store.metadata())])
     while len(store) < episodes:
         seeds = list(islice(training_seeds("probe", run_seed), attempts, attempts + round_size))
         for episode in runner.run([make_spec(seed) for seed in seeds], actor):
             attempts += 1
-            if episode.success and len(store) < episodes:
+            if episode.success and not episode.voided and len(store) < episodes:
                 store.append(episode, attempt=attempts - 1)
                 lengths.append(len(episode))
             elif len(store) >= episodes:

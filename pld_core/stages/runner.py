@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
 
 import numpy as np
 
-from pld_core.control import ResidualController, SafetyLimits
-from pld_core.errors import ContractError
+from pld_core.control import ResidualController, SafetyLimits, Tick
+from pld_core.errors import ContractError, NonFiniteError
 from pld_core.interfaces import BasePolicy, Environment, ResidualActor, RewardModel
-from pld_core.stages.recorder import EpisodeRecorder
+from pld_core.stages.recorder import EpisodeRecorder, blank_row
 from pld_core.types import Episode, EpisodeSpec, TimeStep
 
 OnTick = Callable[[Environment], None]
+VOIDED_IN_A_ROW = 5  # a glitch spoils one episode; a fault that lasts must stop the run
+
+
+@dataclass
+class _Running:
+    """An episode on its way: its place in the order, what it recorded, and the newest step."""
+
+    index: int
+    recorder: EpisodeRecorder
+    step: TimeStep
+
+
+@dataclass(frozen=True)
+class _Finished:
+    episode: Episode
+    fault: ContractError | None = None  # why it is voided
 
 
 class LocalRunner:
     """Steps several environments in lockstep so that the policy is called once per tick for all.
 
     Implements interfaces.EpisodeRunner. A lane that finishes takes the next spec at once. What an
-    episode becomes depends on its spec alone, not on the lane or on its neighbours.
+    episode becomes depends on its spec alone, not on the lane or on its neighbours: one that meets a
+    ContractError (NaN, a missing camera, a wrong size) ends as ``voided`` and the others go on.
     """
 
     def __init__(
@@ -31,6 +51,7 @@ class LocalRunner:
         replan_every: int = 1,
         residual: bool = True,
         features: int | None = None,
+        stopping: threading.Event | None = None,
     ) -> None:
         first = environments[0]
         limits = SafetyLimits(first.action_spec, getattr(first, "workspace", None))
@@ -38,61 +59,93 @@ class LocalRunner:
         self.policy = policy
         self._settings = (reward, replan_every, residual, features)
         self._rewards = [reward() for _ in environments]
-        self._controller = ResidualController(policy, limits, len(environments), replan_every, residual, features)
+        self._controller = ResidualController(
+            policy, limits, len(environments), replan_every, residual, features, first.observation_spec
+        )
+        self._blank = blank_row(first, self._controller.state_dim(first.observation_spec))
+        self._stopping = stopping or threading.Event()
+        self._active: dict[int, _Running] = {}
+        self._finished: dict[int, _Finished] = {}
+        self._voided = 0  # in a row, in the order of the specs
 
     def run(
         self, specs: Sequence[EpisodeSpec], actor: ResidualActor | None = None, on_tick: OnTick | None = None
     ) -> Iterator[Episode]:
-        """Yield the episodes in the order of ``specs``; ``on_tick`` sees the environment before each tick."""
+        """Yield the episodes in the order of ``specs``; ``on_tick`` sees the environment before each tick.
+
+        Raises the ContractError itself after several voided episodes in a row, and CancelledError
+        after ``stop``.
+        """
         pending = deque(enumerate(specs))
-        active: dict[int, tuple[int, EpisodeRecorder, TimeStep]] = {}
-        finished: dict[int, Episode] = {}
+        self._active, self._finished = {}, {}
         next_index = 0
-        while pending or active:
+        while pending or self._active:
             for lane in range(len(self.environments)):
-                if lane not in active and pending:
-                    index, spec = pending.popleft()
-                    active[lane] = (index, EpisodeRecorder(spec), self._start(lane, spec))
-            self._tick(active, finished, actor, on_tick)
-            while next_index in finished:
-                yield finished.pop(next_index)
+                if lane not in self._active and pending:
+                    self._start(lane, *pending.popleft())
+            self._tick(actor, on_tick)
+            while next_index in self._finished:
+                done = self._finished.pop(next_index)
+                yield done.episode
+                self._judge(done.fault)
                 next_index += 1
 
-    def _start(self, lane: int, spec: EpisodeSpec) -> TimeStep:
-        environment = self.environments[lane]
+    def stop(self) -> None:
+        """End whatever runs here within a tick, for good; may be called from any thread."""
+        self._stopping.set()
+
+    def _judge(self, fault: ContractError | None) -> None:
+        self._voided = 0 if fault is None else self._voided + 1
+        if fault is not None and self._voided >= VOIDED_IN_A_ROW:
+            raise fault
+
+    def _start(self, lane: int, index: int, spec: EpisodeSpec) -> None:
+        environment, recorder = self.environments[lane], EpisodeRecorder(spec)
         if spec.task != environment.task:
             raise ContractError(f"An episode of {spec.task!r} was asked from a runner of {environment.task!r}.")
         self._controller.reset(lane, spec)
         self._rewards[lane].reset()
-        return environment.reset(spec.seed)
+        try:
+            self._active[lane] = _Running(index, recorder, environment.reset(spec.seed))
+        except ContractError as fault:
+            self._finished[index] = self._void(recorder, fault)
 
-    def _tick(
-        self,
-        active: dict[int, tuple[int, EpisodeRecorder, TimeStep]],
-        finished: dict[int, Episode],
-        actor: ResidualActor | None,
-        on_tick: OnTick | None,
-    ) -> None:
-        lanes = list(active)
-        observations = [active[lane][2].observation for lane in lanes]
-        ticks = self._controller.tick(lanes, observations, actor)
-        for lane, observation, tick in zip(lanes, observations, ticks, strict=True):
-            index, recorder, _ = active[lane]
-            if on_tick is not None:
-                on_tick(self.environments[lane])
-            recorder.see(observation, tick)
-            if recorder.finished:
-                finished[index] = recorder.episode(self.policy.version)
-                del active[lane]
-                continue
-            step = self.environments[lane].step(np.array(tick.action))
-            reward, success = self._rewards[lane].score(step)
-            recorder.act(step, reward, success)
-            active[lane] = (index, recorder, step)
+    def _tick(self, actor: ResidualActor | None, on_tick: OnTick | None) -> None:
+        if self._stopping.is_set():
+            raise CancelledError("The runner was stopped.")
+        lanes = list(self._active)
+        observations = [self._active[lane].step.observation for lane in lanes]
+        for lane, outcome in zip(lanes, self._controller.attempt(lanes, observations, actor), strict=True):
+            try:
+                done = self._advance(lane, outcome, on_tick)
+            except ContractError as fault:
+                done = self._void(self._active[lane].recorder, fault)
+            if done is not None:
+                self._finished[self._active.pop(lane).index] = done
+
+    def _advance(self, lane: int, outcome: Tick | ContractError, on_tick: OnTick | None) -> _Finished | None:
+        """One lane's step; the episode if this was its closing row. Raises the lane's fault."""
+        if isinstance(outcome, ContractError):
+            raise outcome
+        running = self._active[lane]
+        if on_tick is not None:
+            on_tick(self.environments[lane])
+        running.recorder.see(running.step.observation, outcome)
+        if running.recorder.finished:
+            return _Finished(running.recorder.episode(self.policy.version))
+        running.step = self.environments[lane].step(np.array(outcome.action))
+        reward, success = self._rewards[lane].score(running.step)
+        if not np.isfinite(reward):
+            raise NonFiniteError(f"The reward is {reward}; a reward model must answer finite numbers.")
+        running.recorder.act(running.step, reward, success)
+        return None
+
+    def _void(self, recorder: EpisodeRecorder, fault: ContractError) -> _Finished:
+        return _Finished(recorder.void(self.policy.version, self._blank), fault)
 
     def with_policy(self, policy: BasePolicy) -> LocalRunner:
-        """A runner on the same environments; use one of the two at a time."""
-        return LocalRunner(self.environments, policy, *self._settings)
+        """A runner on the same environments; use one of the two at a time. ``stop`` ends both."""
+        return LocalRunner(self.environments, policy, *self._settings, self._stopping)
 
     def close(self) -> None:
         for environment in self.environments:

@@ -147,7 +147,7 @@ def test_faulty_sensors_and_policies_are_refused() -> None:
 
 def checked(policy: CallablePolicy, cameras: dict[str, tuple[int, int, int]] | None = None) -> ResidualController:
     spec = ObservationSpec(cameras or {}, 3)
-    return ResidualController(policy, SafetyLimits(ActionSpec(dim=3)), lanes=2, observation_spec=spec)
+    return ResidualController(policy, SafetyLimits(ActionSpec(dim=3, gripper=2)), lanes=2, observation_spec=spec)
 
 
 def test_observations_are_held_against_their_specification() -> None:
