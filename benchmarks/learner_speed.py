@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 _ACTION_DIM = 7
 _STATE_DIM = {"features": 273, "resnet10": 80}  # with the base action 280; proprioception and the base's plan
 _CAMERAS = {"wrist": (64, 64, 3), "front": (64, 64, 3)}
-_BATCH = {"features": 256, "resnet10": 32}
-_SHAPE = {"features": (50, 4), "resnet10": (2, 2)}  # critic updates per call, timed calls
+_BATCH: dict[str, int] = {"features": 256, "resnet10": 32}
+_SHAPE: dict[str, tuple[int, int]] = {"features": (50, 4), "resnet10": (2, 2)}  # critic updates a call, timed calls
 
 
 def random_batches(encoder: str, updates: int, size: int):
@@ -105,7 +106,7 @@ def replay_bytes(encoder: str) -> int:
     return ReplayBuffer(16, _STATE_DIM[encoder], _ACTION_DIM, cameras).bytes_per_transition
 
 
-def first_update_seconds() -> tuple[float, float]:
+def first_update_seconds(flags: Sequence[str] = ()) -> tuple[float, float]:
     """From the start of a fresh process to its first update: without and with a compilation cache."""
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {
@@ -117,7 +118,7 @@ def first_update_seconds() -> tuple[float, float]:
         times = []
         for _ in range(2):
             began = time.perf_counter()
-            subprocess.run([sys.executable, __file__, "--first-update"], env=environment, check=True)
+            subprocess.run([sys.executable, __file__, "--first-update", *flags], env=environment, check=True)
             times.append(time.perf_counter() - began)
     return times[0], times[1]
 
@@ -126,33 +127,49 @@ def _first_update() -> None:
     import jax
 
     learner = make_learner("features")
-    jax.block_until_ready(learner.update(learner.init(0), random_batches("features", 50, 256), 0.5))
+    jax.block_until_ready(
+        learner.update(learner.init(0), random_batches("features", _SHAPE["features"][0], _BATCH["features"]), 0.5)
+    )
 
 
-def measure() -> dict[str, float]:
-    """Everything above."""
-    cold, cached = first_update_seconds()
-    return {
-        "critic_updates_per_s_features": round(critic_updates_per_second("features"), 1),
-        "critic_updates_per_s_resnet10": round(critic_updates_per_second("resnet10"), 2),
-        "calql_updates_per_s_features": round(critic_updates_per_second("features", "calql_update"), 1),
-        "acts_per_s_features": round(acts_per_second(), 0),
+def be_quick() -> None:
+    """Tiny sizes. Two updates stay: the actor learns at every second one."""
+    _BATCH.update(features=2, resnet10=2)
+    _SHAPE.update(features=(2, 1), resnet10=(2, 1))
+
+
+def measure(quick: bool = False) -> dict[str, float]:
+    """What ``pld bench`` asks for and, unless ``quick``, two more."""
+    cold, cached = first_update_seconds(["--quick"] if quick else [])
+    repeats = 1 if quick else 3
+    asked = {
+        "critic_updates_per_s_features": round(critic_updates_per_second("features", repeats=repeats), 1),
+        "critic_updates_per_s_resnet10": round(critic_updates_per_second("resnet10", repeats=repeats), 2),
         "replay_bytes_features": replay_bytes("features"),
         "replay_bytes_resnet10": replay_bytes("resnet10"),
         "first_update_s_cold": round(cold, 1),
         "first_update_s_cached": round(cached, 1),
+    }
+    if quick:
+        return asked
+    return asked | {
+        "calql_updates_per_s_features": round(critic_updates_per_second("features", "calql_update"), 1),
+        "acts_per_s_features": round(acts_per_second(), 0),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of the residual learner.")
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, measures nothing")
     parser.add_argument("--first-update", action="store_true", help="make one update and leave (used internally)")
     options = parser.parse_args()
+    if options.quick:
+        be_quick()
     if options.first_update:
         _first_update()
         return
-    result = measure()
+    result = measure(options.quick)
     if not options.json:
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; batch {_BATCH}, best of three")
         for name, value in result.items():
