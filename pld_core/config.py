@@ -58,7 +58,7 @@ class LearnConfig:
 
     algorithm: Algorithm = "pld"
     policy_features: int | None = None  # leading entries of the base's features that the residual sees; null: all
-    encoder: Encoder = "auto"  # auto: features on a CPU, resnet10 on a GPU
+    encoder: Encoder = "auto"  # auto: resnet10 if there are cameras and a GPU, or a base without features
     steps: int = 30_000  # environment steps, harvest not counted
     updates_per_step: float = 1.0  # critic updates per environment step
     critic_updates_per_actor_update: int = 2

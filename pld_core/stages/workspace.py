@@ -114,13 +114,15 @@ class Workspace:
 
     @cached_property
     def encoder(self) -> str:
-        """``auto`` is ``features`` where the base offers any or no GPU is there, else ``resnet10``."""
+        """``auto`` is ``resnet10`` where there are cameras and a GPU, or cameras that only it could see."""
         if self.config.learn.encoder != "auto":
             return self.config.learn.encoder
         import jax
 
         has_cameras = bool(self.environment.observation_spec.cameras)
-        return "resnet10" if has_cameras and jax.default_backend() != "cpu" else "features"
+        # A residual without the base's features and without an image encoder would learn blind.
+        needed = self.policy.feature_dim == 0
+        return "resnet10" if has_cameras and (needed or jax.default_backend() != "cpu") else "features"
 
     @property
     def learns_from_images(self) -> bool:

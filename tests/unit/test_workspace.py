@@ -1,0 +1,33 @@
+"""What a run chooses by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from pld_core.config import load_config
+from pld_core.stages.workspace import Workspace
+from pld_sim.point_reach import PointReach
+
+
+@pytest.mark.parametrize(
+    ("camera", "feature_dim", "backend", "setting", "chosen"),
+    [
+        (True, 0, "cpu", "auto", "resnet10"),  # nothing else tells the residual what the cameras see
+        (True, 8, "cpu", "auto", "features"),
+        (False, 0, "cpu", "auto", "features"),
+        (True, 8, "gpu", "auto", "resnet10"),
+        (True, 0, "cpu", "features", "features"),
+    ],
+)
+def test_the_encoder_fits_what_there_is_to_see(
+    monkeypatch: pytest.MonkeyPatch, camera: bool, feature_dim: int, backend: str, setting: str, chosen: str
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    work = Workspace(load_config("custom", {"learn.encoder": setting}), SimpleNamespace(dir=Path()), None, {})  # type: ignore[arg-type]
+    work.runner = SimpleNamespace(runner=SimpleNamespace(environments=[PointReach(camera)]))  # type: ignore[assignment]
+    work.policy = SimpleNamespace(feature_dim=feature_dim)  # type: ignore[assignment]
+    assert work.encoder == chosen
