@@ -38,7 +38,7 @@ def test_a_task_is_refused_on_a_robot_that_it_is_not_made_for(monkeypatch: pytes
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Pipeline]:
     """The pipelines whose ``train`` is called; nothing is trained."""
     pipelines: list[Pipeline] = []
-    monkeypatch.setattr(Pipeline, "train", pipelines.append)
+    monkeypatch.setattr(Pipeline, "train", lambda pipeline: pipelines.append(pipeline))
     return pipelines
 
 
