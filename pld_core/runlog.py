@@ -53,7 +53,7 @@ class RunLog:
             remove_leftovers(self.dir)
             self._record_start()
             self._metrics = MetricsFile(self.dir / "metrics.jsonl")
-            self._events = EventFile(self.dir / "tensorboard")
+            self._events: dict[str, EventFile] = {}
             self._clock = StageClock(self.dir / "clock.json")
             self._wandb = _start_wandb(config, self.dir) if config.wandb else None
             _point_latest(self.dir)
@@ -69,7 +69,7 @@ class RunLog:
         row = {"stage": stage, "env_steps": int(env_steps), **metrics, "time": round(time.time(), 3)}
         self._metrics.append(row)
         numbers = {f"{stage}/{key}": float(v) for key, v in metrics.items() if _is_finite_number(v)}
-        self._events.add(numbers, int(env_steps))
+        self._events_of(stage).add(numbers, int(env_steps))
         self._clock.keep()
         if self._wandb is not None:
             self._wandb.log({**numbers, f"{stage}/env_steps": int(env_steps)})
@@ -77,7 +77,7 @@ class RunLog:
     def rewind(self, stage: str, env_steps: int) -> None:
         """Drop this stage's rows after ``env_steps``: they will be logged again from a checkpoint."""
         self._metrics.keep(lambda row: row.get("stage") != stage or row.get("env_steps", 0) <= env_steps)
-        self._events.restart(int(env_steps) + 1)
+        self._events_of(stage).restart(int(env_steps) + 1)
 
     def rows(self, stage: str | None = None) -> list[dict[str, Any]]:
         """All metrics so far, or those of one stage."""
@@ -133,7 +133,8 @@ class RunLog:
             last.callback(self._lock.release)
             if self._wandb is not None:
                 last.callback(self._wandb.finish)
-            last.callback(self._events.close)
+            for file in self._events.values():
+                last.callback(file.close)
             with contextlib.suppress(OSError, StorageError):
                 self._clock.close()
             with contextlib.suppress(OSError):
@@ -144,6 +145,10 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _events_of(self, stage: str) -> EventFile:
+        """A folder per stage: a restart makes TensorBoard forget every curve of its folder, and steps differ."""
+        return self._events.setdefault(stage, EventFile(self.dir / "tensorboard" / stage))
 
     def _stage_file(self, stage: str) -> Path:
         return self.dir / "stages" / f"{stage}.json"

@@ -230,12 +230,12 @@ def test_weights_and_biases_is_optional(tmp_path, monkeypatch):
     assert logged == [{"learn/loss": 0.5, "learn/env_steps": 3}]
 
 
-def events(run_dir: Path) -> list:
-    """All events of a run in the order in which TensorBoard reads them."""
+def events(run_dir: Path, stage: str) -> list:
+    """All events of a stage in the order in which TensorBoard reads them."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
-    for path in sorted((run_dir / "tensorboard").iterdir()):
+    for path in sorted((run_dir / "tensorboard" / stage).iterdir()):
         content, at = path.read_bytes(), 0
         while at < len(content):
             (size,) = struct.unpack_from("<Q", content, at)
@@ -247,7 +247,7 @@ def events(run_dir: Path) -> list:
 def curve(run_dir: Path, tag: str) -> list[tuple[int, float]]:
     """What TensorBoard shows: a restart forgets every point from its step on."""
     points: list[tuple[int, float]] = []
-    for event in events(run_dir):
+    for event in events(run_dir, tag.partition("/")[0]):
         if event.session_log.status == event.session_log.START:
             points = [point for point in points if point[0] < event.step]
         points += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
@@ -258,12 +258,17 @@ def test_events_hold_the_numbers_and_a_resumed_run_shows_no_point_twice(tmp_path
     with RunLog(config(tmp_path)) as run:
         for step in (1, 2, 3):
             run.log("learn", step, loss=0.5 * step, note="text is not a curve")
+            run.log("calql", step, loss=2.0)
     assert curve(run.dir, "learn/loss") == [(1, 0.5), (2, 1.0), (3, 1.5)]
-    assert events(run.dir)[0].file_version == "brain.Event:2"
+    assert events(run.dir, "learn")[0].file_version == "brain.Event:2"
     assert not curve(run.dir, "learn/note")
     with RunLog(config(tmp_path)) as again:
         again.rewind("learn", 2)
+        again.rewind("calql", 1)
+        again.rewind("distill", -1)  # never began
         again.log("learn", 3, loss=0.25)
+    assert curve(run.dir, "calql/loss") == [(1, 2.0)]
+    assert not (run.dir / "tensorboard" / "distill").exists()
     assert curve(run.dir, "learn/loss") == [(1, 0.5), (2, 1.0), (3, 0.25)]
 
 
