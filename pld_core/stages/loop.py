@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def run_learn(work: Workspace) -> Result:
         else:
             work.log.rewind("learn", -1)
             work.log.rewind("calql", -1)
-            warmup = [e for e, _ in zip(work.harvest, range(config.warmup_episodes), strict=False)]
+            warmup = [e for e in islice(work.harvest, config.warmup_episodes) if not e.voided]
             learning.start(successful(work.harvest), warmup)
         params = learning.run().params
     arrays = {"actor": params.actor, "encoder": params.encoder, "normalizer": params.normalizer}
