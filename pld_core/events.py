@@ -75,7 +75,7 @@ def _file_name() -> str:
 
 def _record(event: Mapping[str, Any]) -> bytes:
     """An event as a TFRecord: length, its checksum, message, its checksum."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  (generated code)
     from tensorboardX.record_writer import masked_crc32c
 
     message = Event(wall_time=time.time(), **event).SerializeToString()

@@ -104,7 +104,6 @@ def run_learn(work: Workspace) -> Result:
         "env_steps": learning.progress.env_steps,
         "updates": learning.progress.updates,
         "best_validation": learning.progress.best_rate,
-        "seconds": learning.progress.seconds,
         "bytes_per_transition": online.bytes_per_transition,
     }
 

@@ -108,9 +108,7 @@ class Pipeline:
             work.console.skip(stage)
             return
         work.log.begin_stage(stage)
-        result = RUN[stage](work)
-        result.pop("seconds", None)  # the run's clock also counts processes that were killed and their lost work
-        work.log.finish_stage(stage, **result)
+        work.log.finish_stage(stage, **RUN[stage](work))
 
 
 def _check_named(config: TrainConfig) -> None:
