@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from pld_core.config import TrainConfig, check_keys, load_config, preset_for, validate
+from pld_core.config import TrainConfig, check_keys, load_config, preset_for
+from pld_core.config_rules import validate
 from pld_core.errors import ConfigError
 from pld_core.runlog import read_config
 from pld_core.stations import for_task

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pld_core.config import UNNAMED, TrainConfig, check_keys, load_config, preset_for, validate
+from pld_core.config import UNNAMED, TrainConfig, check_keys, load_config, preset_for
+from pld_core.config_rules import validate
 from pld_core.console import Console
 from pld_core.errors import ConfigError, StageError
 from pld_core.runlog import RunLog

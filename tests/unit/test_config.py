@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pld_core import config as settings
+from pld_core import config_rules as rules
 from pld_core.config import TrainConfig, load_config
 from pld_core.errors import ConfigError, UnknownNameError
 from pld_core.rl.config import LearnerConfig
@@ -146,7 +147,7 @@ def test_broken_yaml_names_the_line(tmp_path):
 def test_every_numeric_setting_has_a_range():
     """A new number without a rule would accept nonsense silently."""
     unruled = {"target_entropy", "initial_log_std"}  # any sign; the latter has bounds of its own
-    ruled = settings.POSITIVE | settings.NOT_NEGATIVE | settings.FRACTIONS | unruled
+    ruled = rules.POSITIVE | rules.NOT_NEGATIVE | rules.FRACTIONS | unruled
     flat = settings.flatten(settings.to_dict(TrainConfig()))
     numbers = {k.rpartition(".")[2] for k, v in flat.items() if isinstance(v, (int, float)) and type(v) is not bool}
     assert numbers <= ruled, f"say in config.py which range these have: {sorted(numbers - ruled)}"
@@ -156,8 +157,8 @@ def test_every_numeric_setting_has_a_range():
 
 def test_what_is_accepted_here_is_accepted_where_it_is_used():
     learner = LearnerConfig()
-    assert (learner.log_std_min, learner.log_std_max) == settings.LOG_STD
-    highest = settings.SEEDS - 1
+    assert (learner.log_std_min, learner.log_std_max) == rules.LOG_STD
+    highest = rules.SEEDS - 1
     assert load_config("debug", {"seed": highest}).seed == highest
     assert next(training_seeds("probe", highest + 100)) < 10**9  # a baseline's demonstrations: run seed + 100
 

@@ -1,0 +1,87 @@
+"""Which values the settings may have: everything is refused at load, in the user's own words."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from pld_core.errors import ConfigError
+from pld_core.strict import flatten
+
+if TYPE_CHECKING:
+    from pld_core.config import BaseConfig, LearnConfig, TrainConfig
+
+# Ranges by the last part of a key, so that the same name means the same in every section.
+POSITIVE = frozenset(
+    (
+        "lanes",
+        "demonstrations",
+        "steps",
+        "batch_size",
+        "noise_ticks",
+        "temperature_learning_rate",
+        "learning_rate",
+        "successes",
+        "max_episodes",
+        "episodes",
+    )
+    + ("updates_per_step", "critic_updates_per_actor_update", "replay_capacity", "grad_clip", "critics", "rank")
+    + ("initial_temperature", "calql_actions", "eval_episodes", "checkpoint_seconds", "video_size", "video_fps")
+    + ("n_step", "replan_every", "grounding_frames", "grounding_steps", "gamma", "tau")
+)
+NOT_NEGATIVE = frozenset(
+    ("seed", "xi_ramp_steps", "warmup_episodes", "critic_warmup_steps", "min_temperature", "eval_every")
+    + ("calql_steps", "calql_alpha", "policy_features")
+)
+FRACTIONS = frozenset(
+    ("offline_fraction", "gamma", "tau", "xi_max", "jump_start", "jump_start_max", "target_success", "alpha")
+)
+
+SEEDS = 100  # runs; stages/seeds.py keeps the episodes of 200 apart, and a run may take those of its seed + 100
+LOG_STD = (-5.0, 1.0)  # bounds of the residual's Gaussian, see rl/config.py
+
+
+def validate(config: TrainConfig) -> TrainConfig:
+    """The same config, or a ConfigError that names the setting that is out of range."""
+    rules = (
+        (FRACTIONS, lambda v: 0 <= v <= 1, "between 0 and 1"),
+        (POSITIVE, lambda v: v > 0, "greater than 0"),
+        (NOT_NEGATIVE, lambda v: v >= 0, "0 or more"),
+    )
+    for key, value in flatten(dataclasses.asdict(config)).items():
+        for leaves, fits, rule in rules:
+            parts = value if isinstance(value, tuple) else () if value is None else (value,)
+            if key.rpartition(".")[2] in leaves and not all(map(fits, parts)):  # NaN fits nowhere
+                raise ConfigError(f"{key} must be {rule}, got {value!r}.")
+    if config.seed >= SEEDS:
+        raise ConfigError(f"seed must be below {SEEDS}, got {config.seed}.")
+    _validate_base(config.base)
+    _validate_learn(config.learn)
+    if any(part in config.run_name for part in ("/", "\\", "\0")) or config.run_name in (".", "..", "latest"):
+        raise ConfigError(f"name must be a plain folder name other than 'latest', got {config.run_name!r}.")
+    return config
+
+
+def _validate_base(base: BaseConfig) -> None:
+    if len(base.demonstrations) != len(base.tasks):
+        raise ConfigError(
+            f"base.demonstrations needs one number for each of base.tasks {base.tasks}, got {base.demonstrations}."
+        )
+
+
+def _validate_learn(learn: LearnConfig) -> None:
+    """What the learner would refuse as well, hours later and in its own words."""
+    if not learn.hidden or min(learn.hidden) < 1:
+        raise ConfigError(f"learn.hidden must list layer widths of 1 or more, got {learn.hidden!r}.")
+    low, high = LOG_STD
+    if not low < learn.initial_log_std < high:
+        raise ConfigError(f"learn.initial_log_std must lie between {low} and {high}, got {learn.initial_log_std!r}.")
+    if learn.initial_temperature < learn.min_temperature:
+        raise ConfigError(
+            f"learn.initial_temperature ({learn.initial_temperature}) must not be below learn.min_temperature "
+            f"({learn.min_temperature})."
+        )
+    if learn.algorithm == "pld" and learn.calql_steps and not learn.xi_max:
+        raise ConfigError("learn.calql_steps needs learn.xi_max greater than 0: a residual of scale 0 has no density.")
+    if learn.replay_capacity < 2:
+        raise ConfigError(f"learn.replay_capacity must be 2 or more, got {learn.replay_capacity}.")
