@@ -34,15 +34,16 @@ def variants() -> dict[str, dict[str, Any]]:
 
 
 def varied(config: TrainConfig, name: str, settings: dict[str, Any]) -> TrainConfig:
-    changed = {"name": f"{config.run_name}-{name}", "report.videos": False, **settings}
+    changed = {"name": f"{config.run_name}-{name}", "report.videos": False, "fresh": False, **settings}
     return from_dict(unflatten({**flatten(to_dict(config)), **changed}), source=name)
 
 
 def share(run: Path, folder: Path) -> None:
     """Let a new run begin behind the learn stage of ``run``."""
-    for part in ("harvest", "checkpoints/specialist.ckpt", *(f"stages/{s}.json" for s in SHARED_STAGES)):
+    files = ("checkpoints/specialist.ckpt", "checkpoints/base.vla", *(f"stages/{s}.json" for s in SHARED_STAGES))
+    for part in ("harvest", *files):
         source, target = run / part, folder / part
-        if target.exists():
+        if target.exists() or not source.exists():  # base.vla: only of a run that made its own
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)

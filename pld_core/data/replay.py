@@ -135,6 +135,11 @@ class ReplayBuffer:
         self._head = int((self._head + length + 1) % self.capacity)
         self._filled = min(self._filled + length + 1, self.capacity)
 
+    def clear(self) -> None:
+        """Forget everything; the memory stays."""
+        self._slot.fill(_NO_SLOT)
+        self._head = self._filled = self._count = 0
+
     def _forget(self, rows: np.ndarray) -> None:
         """Drop the transitions that start at ``rows`` (about to be overwritten).
 

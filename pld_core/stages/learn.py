@@ -109,8 +109,9 @@ class ResidualLearning:
         """Fill the buffers, explore a first round, and save: the starting point of ``run``.
 
         offline: the base's successes; warmup: base-only episodes of any outcome. The first round is
-        explored before anything is learnt, because the input scaling must fit the states that a
-        residual reaches, not only the few that the base visits.
+        explored before anything is learnt, because the input scaling must fit the states that the
+        policy reaches, not only the few that the base visits. A method that goes online with a policy
+        of its own from Cal-QL does not learn from that round: it is not the policy's.
         """
         began = time.monotonic()
         for episode in offline:
@@ -121,6 +122,9 @@ class ResidualLearning:
             self._store(episode)
             self.progress.episodes += 1
         self.state = self.learner.with_normalizer(self.state, *state_moments(self.online, self.offline))
+        if self.algorithm.calql_warmup and not self.algorithm.base_starts and self.config.calql_steps:
+            self.online.clear()
+            self.progress.owed_updates = 0.0
         self.progress.seconds = time.monotonic() - began
         self.save()
 

@@ -196,6 +196,17 @@ def test_a_partly_filled_buffer_saves_only_its_rows():
     assert sum(v.nbytes for v in buffer.state_dict().values()) < 1000
 
 
+def test_a_cleared_buffer_is_as_new():
+    used, fresh = make_buffer(30), make_buffer(30)
+    used.add(make_episode(1, 5))
+    used.clear()
+    assert len(used) == used.rows == 0
+    for buffer in (used, fresh):
+        buffer.add(make_episode(2, 3))
+    for name, column in fresh.state_dict().items():
+        np.testing.assert_array_equal(used.state_dict()[name], column)
+
+
 def test_state_moments():
     buffer = make_buffer(30)
     buffer.add(make_episode(2, 3))
