@@ -3,7 +3,8 @@
     python benchmarks/distillation_data.py runs/peg_insertion-seed0
 
 Starts one run per variant beside the given one, with its harvest and specialist; only probe, distill and
-eval differ. Resumable like any run. The last line is JSON: variant -> probe and distilled success.
+eval differ. Resumable like any run. The last line is JSON: variant -> probe and distilled success; it is stored
+in benchmarks/results/distillation_data.json, and the given run's report shows it from then on.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import Any
 from pld_core.api import Pipeline
 from pld_core.config import TrainConfig, from_dict, to_dict
 from pld_core.runlog import read_config
+from pld_core.stages.report import write_report
+from pld_core.storage import write_json
 from pld_core.strict import flatten, unflatten
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8)
+STORED = Path(__file__).parent / "results" / "distillation_data.json"
 SHARED_STAGES = ("base", "harvest", "learn")
 
 
@@ -59,13 +63,31 @@ def measure(run: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"probe": {k: v for k, v in probed.items() if k != "stage"}, "distilled": outcome["distilled"]}
 
 
+def report(run: Path, measured: dict[str, dict[str, Any]]) -> None:
+    """Put the study into the run's report, in the form that ``stages/report.py`` documents."""
+    rows = [
+        {
+            "name": name,
+            "successes": found["distilled"]["successes"],
+            "episodes": found["distilled"]["episodes"],
+            "note": f"{found['probe']['length']:.0f} ticks per episode learnt from",
+        }
+        for name, found in measured.items()
+    ]
+    write_json(run / "ablations" / "distillation_data.json", {"title": "What VLA* learns from", "rows": rows})
+    write_report(run)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run whose learn stage is finished")
     parser.add_argument("--only", nargs="*", help="names of variants; default: all")
     args = parser.parse_args()
     chosen = {name: settings for name, settings in variants().items() if not args.only or name in args.only}
-    print(json.dumps({name: measure(args.run, name, settings) for name, settings in chosen.items()}))
+    measured = {name: measure(args.run, name, settings) for name, settings in chosen.items()}
+    write_json(STORED, measured)
+    report(args.run, measured)
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Success against environment steps of finished `learn` stages, one line per algorithm; a PNG and a table.
+"""Success against environment steps of `learn` stages, one line per preset; a PNG and a table.
 
-    for p in peg_insertion peg_insertion_rlpd ...; do for s in 0 1 2; do
-        pld harvest --preset $p --seed $s; pld learn --preset $p --seed $s; done; done
-    python benchmarks/learning_curves.py runs/peg_insertion*-seed* --png docs/learning_curves.png
+    for p in peg_insertion peg_insertion_{rlpd,wsrl,calql,residual_sac}; do for s in 0 1 2; do
+        pld harvest --preset $p --seed $s --learn.steps 40000; pld learn --preset $p --seed $s --learn.steps 40000
+    done; done
+    python benchmarks/learning_curves.py runs/peg_insertion{,_rlpd,_wsrl,_calql,_residual_sac}-seed[012]
 
-A run that stopped early at its target keeps its last value. ``--json`` prints the table as JSON only.
+A run that reached its target keeps its last value; the curve of any other ends where the run ended. The table
+is stored in benchmarks/results/learning_curves.json; ``--json`` prints nothing else.
 """
 
 from __future__ import annotations
@@ -18,16 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from pld_core.metrics import MetricsFile
+from pld_core.metrics import read_rows
 from pld_core.runlog import read_config
+from pld_core.storage import write_json
 
 SOLVED = 0.95
+STORED = Path(__file__).parent / "results" / "learning_curves.json"
 Curve = tuple[np.ndarray, np.ndarray]  # environment steps and validation success, both [N]
 
 
 def curve(run: Path) -> Curve:
     """The validation points of a run, in order."""
-    rows = [row for row in MetricsFile(run / "metrics.jsonl").rows() if row.get("stage") == "learn"]
+    rows = [row for row in read_rows(run / "metrics.jsonl") if row.get("stage") == "learn"]
     points = [(row["eval/env_steps"], row["eval/success_rate"]) for row in rows if "eval/success_rate" in row]
     return np.array([p[0] for p in points]), np.array([p[1] for p in points])
 
@@ -38,16 +42,20 @@ def steps_to(success: float, points: Curve) -> int | None:
     return int(points[0][reached[0]]) if len(reached) else None
 
 
-def on_grid(points: Curve, grid: np.ndarray) -> np.ndarray:
-    """Success on a common grid of steps; after the last point its value holds."""
-    return np.interp(grid, points[0], points[1])
+def on_grid(points: Curve, grid: np.ndarray, target: float = 1.0) -> np.ndarray:
+    """The newest evaluation at each step of a grid; NaN after a run that ended without its target."""
+    newest = np.maximum(np.searchsorted(points[0], grid, side="right") - 1, 0)
+    spacing = np.diff(points[0]).max() if len(points[0]) > 1 else 0
+    ended = (grid > points[0][-1] + spacing) & (points[1][-1] < target)
+    return np.where(ended, np.nan, points[1][newest])
 
 
 def table(curves: Mapping[str, Sequence[Curve]], budget: int) -> dict[str, Any]:
-    """Per algorithm: success at the end of the budget and steps to 95 %, one number per seed."""
+    """Per preset: success at the end of the budget (None: the run ended before) and steps to 95 %, one per seed."""
     return {
         name: {
-            "final": [round(float(on_grid(c, np.array([budget]))[0]), 3) for c in runs],
+            "final": [None if np.isnan(v := on_grid(c, np.array([budget]))[0]) else float(v) for c in runs],
+            "best": [float(c[1].max()) for c in runs],
             "steps_to_95": [steps_to(SOLVED, c) for c in runs],
         }
         for name, runs in curves.items()
@@ -64,7 +72,7 @@ def draw(curves: Mapping[str, Sequence[Curve]], budget: int, path: Path) -> None
     grid = np.linspace(0, budget, 101)
     for name, runs in curves.items():
         values = np.stack([on_grid(c, grid) for c in runs])
-        (line,) = axes.plot(grid, values.mean(0), label=f"{name} ({len(runs)})")
+        (line,) = axes.plot(grid, values.mean(0), label=f"{name} ({len(runs)})")  # NaN ends the line
         axes.fill_between(grid, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xlabel="environment steps", ylabel="validation success", ylim=(0, 1.02), xlim=(0, budget))
     axes.grid(alpha=0.3)
@@ -76,15 +84,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="run folders whose learn stage is finished")
     parser.add_argument("--budget", type=int, default=40_000, help="environment steps that are compared")
-    parser.add_argument("--png", type=Path, help="where to draw")
+    parser.add_argument("--png", type=Path, default=Path("docs/learning_curves.png"), help="where to draw")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     args = parser.parse_args()
     curves: dict[str, list[Curve]] = defaultdict(list)
     for run in args.runs:
-        curves[read_config(run).learn.algorithm].append(curve(run))
+        if len((points := curve(run))[0]):
+            curves[Path(read_config(run).preset).stem].append(points)
     result = table(curves, args.budget)
-    if args.png:
-        draw(curves, args.budget, args.png)
+    write_json(STORED, result)
+    draw(curves, args.budget, args.png)
     if not args.json:
         for name, row in result.items():
             print(f"{name:14} success at {args.budget}: {row['final']}, steps to 95 %: {row['steps_to_95']}")

@@ -27,7 +27,7 @@ def row(run: Path) -> str:
     config, outcome = read_config(run), json.loads((run / "eval.json").read_text())
     steps = json.loads((run / "stages" / "learn.json").read_text())["env_steps"]
     policies = [cell(outcome.get(name)) for name in ("base", "specialist", "distilled")]
-    columns = [Path(config.preset).stem, str(config.seed), *policies, f"{steps:,}", f"{outcome['minutes']:.1f}"]
+    columns = [run.name, str(config.seed), *policies, f"{steps:,}", f"{outcome['minutes']:.1f}"]
     return f"| {' | '.join(columns)} |"
 
 
@@ -35,9 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     args = parser.parse_args()
-    print("| preset | seed | base | specialist | VLA* | steps | minutes |\n|---|---|---|---|---|---|---|")
+    print("| run | seed | base | specialist | VLA* | steps | minutes |\n|---|---|---|---|---|---|---|")
     for run in args.runs:
-        if (run / "eval.json").exists():
+        if (run / "eval.json").exists() and not run.is_symlink():  # runs/latest is one of the others
             print(row(run))
 
 

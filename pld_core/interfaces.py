@@ -79,7 +79,10 @@ class TrainableVLA(BasePolicy, Protocol):
     """A policy that can be fine-tuned on episodes."""
 
     def sft(self, episodes: Sequence[Episode], **options: Any) -> TrainableVLA:
-        """Supervised fine-tuning; returns a new policy, this one stays as it is."""
+        """Supervised fine-tuning; returns a new policy, this one stays as it is.
+
+        options: those of ``CompactVLA.sft``; ignore what does not apply.
+        """
         ...
 
     def save(self, path: Path) -> None: ...

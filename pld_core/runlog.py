@@ -114,12 +114,6 @@ class RunLog:
         write_json(self._stage_file(stage), {"stage": stage, "seconds": round(taken, 3), **result})
         self._clock.drop(stage)
 
-    def reopen_stage(self, stage: str) -> None:
-        """Let a finished stage run again, for instance after new probe data."""
-        with storage_errors(self._stage_file(stage)):
-            self._stage_file(stage).unlink(missing_ok=True)
-        self._clock.drop(stage)
-
     def checkpoint_dir(self, stage: str) -> Path:
         """The folder for a stage's checkpoints, created."""
         path = self.dir / "checkpoints" / stage

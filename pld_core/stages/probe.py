@@ -30,7 +30,6 @@ def probe(
     make_spec: Callable[[int], EpisodeSpec],
     run_seed: int,
     episodes: int,
-    tried: int = 0,
     round_size: int = 20,
     on_progress: Progress = lambda done, metrics: None,
 ) -> dict[str, float]:
@@ -40,7 +39,7 @@ def probe(
     always has the k-th seed and the stored metadata says how many attempts came before.
     """
     lengths = [len(episode) for episode in store]  # reading first: it leaves damaged files out of the metadata
-    attempts = max([tried, *(int(m["attempt"]) + 1 for m in store.metadata())])
+    attempts = max((int(m["attempt"]) + 1 for m in store.metadata()), default=0)
     while len(store) < episodes:
         seeds = list(islice(training_seeds("probe", run_seed), attempts, attempts + round_size))
         for episode in runner.run([make_spec(seed) for seed in seeds], actor):

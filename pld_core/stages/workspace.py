@@ -11,8 +11,8 @@ from pld_core.checkpoint import load_checkpoint
 from pld_core.config import TrainConfig
 from pld_core.console import Console
 from pld_core.data.episode_store import EpisodeStore
-from pld_core.errors import CheckpointError
-from pld_core.interfaces import BasePolicy, Environment
+from pld_core.errors import CheckpointError, ConfigError
+from pld_core.interfaces import BasePolicy, Environment, TrainableVLA
 from pld_core.rl.actor import LearnerActor
 from pld_core.rl.config import LearnerConfig
 from pld_core.rl.learner import Learner
@@ -71,6 +71,11 @@ class Workspace:
         given = self._objects.get("policy", self.config.policy)
         own = isinstance(given, str) and given == "compact"
         policy = CompactVLA.load(self.base_path) if own else bring.base_policy(given)
+        if hasattr(policy, "sft") and not isinstance(policy, TrainableVLA):
+            raise ConfigError(
+                f"{type(policy).__name__} has sft() but not all of TrainableVLA: add save(path) and the class method "
+                "load(path), so that VLA* can be kept (pld_core/interfaces.py)."
+            )
         began_with = self.log.stage_result("base")["policy"] if self.log.stage_done("base") else policy.version
         if policy.version != began_with:
             raise CheckpointError(
