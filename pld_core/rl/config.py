@@ -12,10 +12,11 @@ from pld_core.errors import ConfigError
 class LearnerConfig:
     """Hashable settings of soft actor-critic and Cal-QL.
 
-    residual: executed action is ``clip(a_b + xi u)``; otherwise ``clip(u)`` and the base action is
-    no input of the actor (the state that the stages give it still holds the base's plan). critic_actor_ratio: critic updates per actor update. value_range: clip of
-    the critic's target, right for a binary reward at the end. target_entropy: None is ``-A``.
-    actor_q: which summary of the critics the actor climbs.
+    residual: executed action is ``clip(a_b + xi u)``; otherwise ``clip(u)``, and the base action is no
+    input of the actor (though the state that the stages give it still holds the base's plan).
+    critic_actor_ratio: critic updates per actor update. value_range: clip of the critic's target, right
+    for a binary reward at the end. target_entropy: None is ``-A``. actor_q: which summary of the
+    critics the actor climbs.
     """
 
     residual: bool = True
