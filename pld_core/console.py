@@ -77,7 +77,7 @@ class Console:
     """Shows the stages of a run. Use as a context manager around all of them.
 
     stream: where to write; live: force the table on or off (default: on in a terminal);
-    interval_s: shortest time between two plain lines of a running stage.
+    interval_s: shortest time between two plain lines of a running stage; on_progress: called with every update.
     """
 
     def __init__(
@@ -89,7 +89,9 @@ class Console:
         live: bool | None = None,
         interval_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_progress = on_progress
         self._stream = stream or sys.stdout
         self._rich = RichConsole(file=self._stream)
         self._is_live = self._rich.is_terminal if live is None else live
@@ -144,6 +146,7 @@ class Console:
             self._line(text)
 
     def _changed(self, row: StageProgress) -> None:
+        self._on_progress()
         now = self._clock()
         if self._live is None and now - self._last_line >= self._interval:
             self._last_line = now

@@ -74,6 +74,10 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log({**numbers, f"{stage}/env_steps": int(env_steps)})
 
+    def tick(self) -> None:
+        """Keep the running stage's time, against kill -9; cheap enough for every step of progress."""
+        self._clock.keep()
+
     def rewind(self, stage: str, env_steps: int) -> None:
         """Drop this stage's rows after ``env_steps``: they will be logged again from a checkpoint."""
         self._metrics.keep(lambda row: row.get("stage") != stage or row.get("env_steps", 0) <= env_steps)

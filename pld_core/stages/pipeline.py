@@ -97,7 +97,7 @@ class Pipeline:
     @contextmanager
     def _open(self, stages: tuple[str, ...]) -> Any:
         title = f"PLD {self.config.task} -> {Path(self.config.runs_dir) / self.config.run_name}"
-        with RunLog(self.config) as log, Console(stages, title) as console:
+        with RunLog(self.config) as log, Console(stages, title, on_progress=log.tick) as console:
             work = Workspace(self.config, log, console, self._objects)
             try:
                 yield work

@@ -241,11 +241,14 @@ def test_plain_progress_is_one_line_every_few_seconds():
 
 def test_a_resumed_stage_does_not_promise_too_much():
     clock = Clock()
-    with Console(["learn"], stream=io.StringIO(), clock=clock) as console, console.stage("learn", 1000) as shown:
+    told: list[None] = []
+    quiet = Console(["learn"], stream=io.StringIO(), clock=clock, on_progress=lambda: told.append(None))
+    with quiet as console, console.stage("learn", 1000) as shown:
         shown.resume_at(900)
         clock.now += 10
         shown.update(910)
         assert shown.eta(clock.now) == pytest.approx(90)
+    assert len(told) == 2  # every change is passed on, for the run's clock
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "interrupted"), (ValueError, "failed")])
