@@ -1,0 +1,71 @@
+"""Names, types and QoS of everything that crosses between nodes, in one place. docs/ros.md explains them.
+
+Names are relative: the graph puts all nodes into one namespace (``/pld`` by default).
+"""
+
+from __future__ import annotations
+
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+ROBOT_STATE = "robot/state"
+ROBOT_COMMAND = "robot/command"
+ROBOT_RESET = "robot/reset"
+ROBOT_ESTOP = "robot/estop"
+TOOL_POSE = "robot/tool_pose"
+JOINT_STATES = "joint_states"
+SIMULATOR_STATE = "simulator/state"
+CHUNK = "vla/chunk"
+GET_CHUNK = "vla_server/get_chunk"
+LOAD_POLICY = "vla_server/load_policy"
+STEP = "controller/step"
+EPISODE = "controller/episode"
+RUN_EPISODE = "controller/run_episode"
+LABEL = "controller/label"
+LATE_LABEL = "replay_logger/label"
+SUCCESS = "reward/estimate"
+OPERATOR_STATE = "operator/state"
+INTERVENTION = "operator/intervention"
+HEALTH = "health"
+MARKERS = "monitor/markers"
+DIAGNOSTICS = "/diagnostics"
+
+
+def camera_image(camera: str) -> str:
+    """The picture that policies see, uint8 RGB."""
+    return f"camera/{camera}/image"
+
+
+def camera_raw(camera: str) -> str:
+    """The picture as captured, for people."""
+    return f"camera/{camera}/image_raw"
+
+
+def camera_info(camera: str) -> str:
+    return f"camera/{camera}/camera_info"
+
+
+def _profile(depth: int, reliable: bool = True, latched: bool = False, deadline_s: float | None = None) -> QoSProfile:
+    profile = QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+    if deadline_s is not None:
+        profile.deadline = Duration(seconds=deadline_s)
+    return profile
+
+
+SENSOR = _profile(5, reliable=False)  # pictures for people, poses: the newest counts
+OBSERVATION = _profile(30)  # what transitions are made of: a lost one would be a hole in the data
+STATE = _profile(30)
+RECORD = _profile(1000, latched=True)  # a logger that restarts gets what it missed
+LATCHED = _profile(1, latched=True)
+EPISODES = _profile(50, latched=True)
+HEALTHS = _profile(50)
+
+
+def command(deadline_s: float | None) -> QoSProfile:
+    """Commands: reliable, the newest only; the subscriber is told when none comes within the deadline."""
+    return _profile(1, deadline_s=deadline_s)
