@@ -8,7 +8,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from pld_core.types import ActionChunk, ActionSpec, Episode, EpisodeSpec, Observation, ObservationSpec, TimeStep
+from pld_core.types import (
+    ActionChunk,
+    ActionSpec,
+    Episode,
+    EpisodeSpec,
+    Frame,
+    Observation,
+    ObservationSpec,
+    RobotState,
+    TimeStep,
+)
 
 
 @runtime_checkable
@@ -45,7 +55,13 @@ class Oracle(Protocol):
 
 @runtime_checkable
 class SimulatedEnvironment(Environment, Protocol):
-    """Extras that only a simulator can offer."""
+    """Extras that only a simulator can offer.
+
+    renders_cameras: while False, ``reset`` and ``step`` deliver observations without images and spend
+    nothing on rendering.
+    """
+
+    renders_cameras: bool
 
     def oracle(self) -> Oracle: ...
 
@@ -58,6 +74,30 @@ class SimulatedEnvironment(Environment, Protocol):
 
     def render(self, height: int, width: int) -> np.ndarray:
         """A picture for people, uint8 ``[height, width, 3]``, in the ``visual`` quality."""
+        ...
+
+    def snapshot(self) -> np.ndarray:
+        """All that the cameras' pictures depend on at present, float64 ``[N]``."""
+        ...
+
+    def picture_of(self, snapshot: np.ndarray) -> Mapping[str, np.ndarray]:
+        """``{camera: uint8 [height, width, 3]}``, bit for bit the images of the observation at that time.
+
+        The snapshot may come from another environment of the same task, also in another process; the
+        episode of this one is not touched.
+        """
+        ...
+
+    def joint_state(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """Names and positions, float64 ``[J]``, of the arm's joints [rad] and then its fingers' [m]."""
+        ...
+
+    def tool_pose(self) -> tuple[np.ndarray, np.ndarray]:
+        """Position ``[3]`` in metres and quaternion ``[4]`` (w, x, y, z) of the tool in the base frame."""
+        ...
+
+    def hold_action(self) -> np.ndarray:
+        """The action that keeps the arm where it is: zero motion, last gripper command; float32 ``[A]``."""
         ...
 
 
@@ -94,7 +134,12 @@ class TrainableVLA(BasePolicy, Protocol):
 
 
 class RewardModel(Protocol):
-    """Judges a time step. Returns ``(reward, success)``; ``reset`` is called at each episode start."""
+    """Judges a time step. Returns ``(reward, success)``; ``reset`` is called at each episode start.
+
+    A model that judges by what it sees, not by ``step.success``, has an attribute ``sees_for_itself = True``.
+    Its episodes end when it says so, or at the time limit: an environment with an attribute
+    ``stop_at_success`` is told to run on, so that its knowledge does not show in when an episode ends.
+    """
 
     def reset(self) -> None: ...
 
@@ -123,18 +168,61 @@ class EpisodeRunner(Protocol):
         ...
 
 
+@runtime_checkable
 class RobotDriver(Protocol):
-    """An arm behind its vendor library. ``spec`` is readable while disconnected."""
+    """An arm behind its vendor library. ``spec`` is readable while disconnected.
+
+    ``next_state`` has a thread of its own; every other method may be called from any thread at any time.
+    """
 
     def spec(self) -> ActionSpec: ...
 
-    def connect(self) -> None: ...
-
-    def command(self, delta: np.ndarray, gripper: float) -> np.ndarray:
-        """Send one end-effector delta; returns the command actually sent."""
+    def connect(self) -> None:
+        """Raises RobotUnavailableError where no arm answers."""
         ...
 
-    def hold(self) -> None: ...
+    def reset(self, seed: int) -> None:
+        """A simulator makes the scene of this seed; a real arm goes to its start pose."""
+        ...
+
+    def next_state(self, timeout_s: float) -> RobotState | None:
+        """Blocks until there is a state that was not given yet; None after the timeout.
+
+        A real arm has a new one in every period of its state rate.
+        """
+        ...
+
+    def command(self, delta: np.ndarray, gripper: float) -> np.ndarray:
+        """Move by one end-effector delta; returns the action that was actually sent, float32 ``[7]``.
+
+        delta: float32 ``[6]`` in units of ``spec`` (1 is ``translation_m`` or ``rotation_rad``); gripper:
+        from -1 (closed) to 1 (open). Raises ContractError on anything else and RobotError while
+        stopped; nothing is sent then.
+        """
+        ...
+
+    def hold(self) -> None:
+        """Stop moving, keep the grip; the next command moves again."""
+        ...
+
+    def stop(self) -> None:
+        """Emergency stop: hold, and refuse commands until ``recover``."""
+        ...
+
+    def recover(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class CameraDriver(Protocol):
+    """A camera behind its vendor library."""
+
+    def open(self) -> None: ...
+
+    def read(self, timeout_s: float) -> Frame | None:
+        """Blocks until there is a frame that was not given yet; None after the timeout."""
+        ...
 
     def close(self) -> None: ...
 

@@ -2,7 +2,7 @@
 
 All classes are frozen; arrays in them are never written after construction.
 Shapes: ``T`` ticks, ``H`` chunk length, ``A`` action size, ``P`` proprioception size,
-``F`` policy features, ``S`` residual state.
+``F`` policy features, ``S`` residual state, ``J`` joints.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from pld_core.errors import ContractError
 
 Mode = Literal["base", "learn", "probe", "evaluate", "oracle"]
+RobotMode = Literal["idle", "moving", "holding", "stopped", "fault"]
 
 BASE_TICK = 0  # provenance of a tick: the base policy acted alone
 RESIDUAL_TICK = 1  # base action plus residual
@@ -88,6 +89,44 @@ class TimeStep:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """One picture of one camera. stamp_ns: time of capture, ROS system time; image: uint8 ``[h, w, 3]`` RGB."""
+
+    stamp_ns: int
+    image: np.ndarray
+
+
+@dataclass(frozen=True)
+class RobotState:
+    """What an arm's driver says of one period.
+
+    stamp_ns: when it was measured, ROS system time (a simulator in lockstep: simulated time);
+    proprio: float32 ``[P]`` in the station's layout; joint_positions: float64 ``[J]`` in radians, of
+    fingers in metres; position ``[3]`` in metres and quaternion ``[4]`` (w, x, y, z): the tool in the
+    base frame; fault: what is wrong, in mode ``fault``.
+
+    Only of a simulated twin: snapshot, float64 ``[N]``, all that its cameras' pictures depend on;
+    tick, how many actions of the episode were executed; reward and the flags, as in TimeStep.
+    """
+
+    stamp_ns: int
+    proprio: np.ndarray
+    joint_positions: np.ndarray
+    joint_names: tuple[str, ...]
+    position: np.ndarray
+    quaternion: np.ndarray
+    gripper_width_m: float
+    mode: RobotMode
+    fault: str = ""
+    snapshot: np.ndarray | None = None
+    tick: int = 0
+    reward: float = 0.0
+    success: bool = False
+    terminated: bool = False
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
 class ActionChunk:
     """A base policy's answer to one observation.
 
@@ -150,6 +189,7 @@ class Episode:
     success: bool
     policy_version: str = ""
     voided: bool = False  # a fault spoiled it: kept, marked, never trained on
+    environment_success: bool = False  # what the environment itself says; ``success`` is the reward model's word
 
     def __len__(self) -> int:
         return len(self.action)

@@ -51,9 +51,11 @@ class EndEffectorController:
         self._finger_qpos = [model.joint(name).qposadr[0] for name in arm.fingers]
         self._nominal = np.array(arm.nominal_quat)
         self._home = np.array(arm.home)
+        self.joint_names = (*arm.joints, *arm.fingers)
         self._jacobian = np.zeros((6, model.nv))
         self._command = self._home.copy()
         self._finger = 0.0
+        self.gripper = -1.0  # the last command, as in an action
         self.target_position = np.zeros(3)
         self.target_quat = self._nominal.copy()
 
@@ -81,6 +83,10 @@ class EndEffectorController:
         """Opening between the pads [m]."""
         return float(sum(data.qpos[address] for address in self._finger_qpos)) + self._arm.pad_gap
 
+    def joint_positions(self, data: mujoco.MjData) -> np.ndarray:
+        """float64: the arm's joints [rad], then the fingers' [m]; names: ``joint_names``."""
+        return data.qpos[[*self._qpos, *self._finger_qpos]]
+
     def proprio(self, data: mujoco.MjData) -> np.ndarray:
         """float32 [13]; see ``PROPRIO_NAMES``."""
         position, quat = self.measured(data)
@@ -97,6 +103,7 @@ class EndEffectorController:
     def apply(self, data: mujoco.MjData, action: np.ndarray) -> None:
         """Advance the physics by one tick under one action, float [7] in [-1, 1]."""
         self._move_target(data, action)
+        self.gripper = float(action[6])
         start, finger_start = self._command.copy(), self._finger
         self._iterate_ik()  # one is enough: 10 mm leave 0.1 mm, which the next tick removes
         finger_goal = self._arm.finger_open if action[6] > 0 else 0.0

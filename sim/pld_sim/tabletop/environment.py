@@ -11,7 +11,7 @@ from pld_sim.tabletop.control import PROPRIO_NAMES
 from pld_sim.tabletop.models import COLLISION_GROUP, TASK_GROUP
 from pld_sim.tabletop.picture import Picture
 from pld_sim.tabletop.rendering import Renderer
-from pld_sim.tabletop.world import Task, World
+from pld_sim.tabletop.world import Task, World, show
 
 CAMERAS = ("wrist", "front")
 ACTION_SLACK = 1e-6
@@ -28,6 +28,15 @@ class SharedScene:
             self.model, CAMERAS, (image_size, image_size), (TASK_GROUP, COLLISION_GROUP), supersample=2
         )
         self.picture = Picture(task)
+        self._shown = mujoco.MjData(self.model)
+
+    def pictures(self, data: mujoco.MjData) -> dict[str, np.ndarray]:
+        """{camera: uint8 [size, size, 3]} of a lane's present state."""
+        return dict(zip(CAMERAS, self.renderer.render(data), strict=True))
+
+    def pictures_of(self, snapshot: np.ndarray) -> dict[str, np.ndarray]:
+        show(snapshot, self.model, self._shown)
+        return self.pictures(self._shown)
 
 
 class TaskOracle:
@@ -48,7 +57,8 @@ class TabletopEnvironment:
 
     Observations: images ``wrist`` and ``front`` uint8 [size, size, 3]; proprio float32 [13] as named in
     ``observation_spec.proprio_names``. ``quality="visual"`` gives ``render`` shadows and detailed meshes,
-    ``"fast"`` the simple geometry the policy sees; observations are the same with either.
+    ``"fast"`` the simple geometry the policy sees; observations are the same with either. While
+    ``renders_cameras`` is False they hold no images and no OpenGL is needed.
     """
 
     def __init__(self, shared: SharedScene, quality: str = "visual") -> None:
@@ -61,6 +71,7 @@ class TabletopEnvironment:
             cameras=dict.fromkeys(CAMERAS, size), proprio_dim=len(PROPRIO_NAMES), proprio_names=PROPRIO_NAMES
         )
         self._world = World(shared.model, shared.arm, self._task.workspace, self.action_spec)
+        self.renders_cameras = True
         self._tick = 0
         self._running = False
         self._closed = False
@@ -103,7 +114,32 @@ class TabletopEnvironment:
     def render(self, height: int = 480, width: int = 640) -> np.ndarray:
         """A picture for people, uint8 [height, width, 3]."""
         self._require_open()
-        return self._shared.picture.render(self._world.data, (height, width), visual=self._quality == "visual")
+        return self._shared.picture.render(self._world.snapshot(), (height, width), visual=self._quality == "visual")
+
+    def snapshot(self) -> np.ndarray:
+        """float64 [N]: joint values, then positions and orientations of what the task put down."""
+        self._require_open()
+        return self._world.snapshot()
+
+    def picture_of(self, snapshot: np.ndarray) -> dict[str, np.ndarray]:
+        """{camera: uint8 [size, size, 3]} of a snapshot that any environment of this task made."""
+        self._require_open()
+        return self._shared.pictures_of(snapshot)
+
+    def joint_state(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """Names and positions, float64 [J], of the arm's joints [rad] and then the fingers' [m]."""
+        self._require_open()
+        controller = self._world.controller
+        return controller.joint_names, controller.joint_positions(self._world.data)
+
+    def tool_pose(self) -> tuple[np.ndarray, np.ndarray]:
+        """Position [3] in metres and quaternion [4] (w, x, y, z) of the tool in the base frame."""
+        self._require_open()
+        return self._world.controller.measured(self._world.data)
+
+    def hold_action(self) -> np.ndarray:
+        """Zero motion and the last gripper command (at first: the one that the scene was made with), float32 [7]."""
+        return np.array([0, 0, 0, 0, 0, 0, self._world.controller.gripper], np.float32)
 
     def close(self) -> None:
         if not self._closed:
@@ -114,7 +150,7 @@ class TabletopEnvironment:
 
     def _observe(self) -> Observation:
         data = self._world.data
-        images: dict[str, np.ndarray] = dict(zip(CAMERAS, self._shared.renderer.render(data), strict=True))
+        images = self._shared.pictures(data) if self.renders_cameras else {}
         stamp = round(data.time * 1e9)
         return Observation(
             images=images,

@@ -9,28 +9,25 @@ from pld_core.errors import ConfigError
 from pld_sim.tabletop.models import COLLISION_GROUP, LINK_GROUP, TASK_GROUP, VISUAL_GROUP
 from pld_sim.tabletop.rendering import Renderer
 from pld_sim.tabletop.scene import add_camera
-from pld_sim.tabletop.world import Task
+from pld_sim.tabletop.world import Task, show
 
 PICTURE_CAMERA = "picture"
 
 
 class Picture:
-    """A second model of the same scene, built on first use; joint values are copied into it."""
+    """A second model of the same scene, built on first use; it takes the pose of a snapshot."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
         self._models: dict[bool, tuple[mujoco.MjModel, mujoco.MjData]] = {}
         self._renderers: dict[tuple[bool, int, int], Renderer] = {}
 
-    def render(self, data: mujoco.MjData, size: tuple[int, int], visual: bool) -> np.ndarray:
-        """uint8 [height, width, 3] of the state in ``data``; ``size`` is height and width."""
+    def render(self, snapshot: np.ndarray, size: tuple[int, int], visual: bool) -> np.ndarray:
+        """uint8 [height, width, 3] of the state in ``snapshot``; ``size`` is height and width."""
         if not all(isinstance(side, (int, np.integer)) and 16 <= side <= 4096 for side in size):
             raise ConfigError(f"render was given height and width {size}; valid are integers from 16 to 4096.")
         model, own = self._model(visual)
-        own.qpos[:], own.mocap_pos[:], own.mocap_quat[:] = data.qpos, data.mocap_pos, data.mocap_quat
-        mujoco.mj_kinematics(model, own)
-        mujoco.mj_comPos(model, own)  # lights follow subtree centres
-        mujoco.mj_camlight(model, own)
+        show(snapshot, model, own)
         return self._renderer(visual, size).render(own)[0]
 
     def free(self) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 import mujoco
 import numpy as np
 
+from pld_core.errors import ContractError, NonFiniteError
 from pld_core.types import ActionSpec
 from pld_sim.tabletop import rotations
 from pld_sim.tabletop.control import EndEffectorController, Workspace
@@ -63,6 +64,11 @@ class World:
         self.data.qpos[address : address + 3] = position
         self.data.qpos[address + 3 : address + 7] = quat
 
+    def snapshot(self) -> np.ndarray:
+        """float64 [N]: all that pictures depend on, for ``show``."""
+        data = self.data
+        return np.concatenate([data.qpos, data.mocap_pos.ravel(), data.mocap_quat.ravel()])
+
     def body_pose(self, body: int) -> tuple[np.ndarray, np.ndarray]:
         """Position [m] and rotation matrix [3, 3] of a body, by id."""
         return self.data.xpos[body], self.data.xmat[body].reshape(3, 3)
@@ -74,6 +80,22 @@ class World:
     @property
     def tool_matrix(self) -> np.ndarray:
         return self.data.site_xmat[self._tool].reshape(3, 3)
+
+
+def show(snapshot: np.ndarray, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+    """Bring ``data`` into the pose of a snapshot, for pictures only: it holds no velocities and no forces."""
+    sizes = (model.nq, 3 * model.nmocap, 4 * model.nmocap)
+    if np.shape(snapshot) != (sum(sizes),):
+        raise ContractError(
+            f"A snapshot has shape {np.shape(snapshot)}; this task's are ({sum(sizes)},). Was it made by another task?"
+        )
+    if not np.isfinite(snapshot).all():
+        raise NonFiniteError("A snapshot holds NaN or infinity. Nothing was drawn.")
+    joints, positions, quats = np.split(np.asarray(snapshot, np.float64), np.cumsum(sizes)[:2])
+    data.qpos[:], data.mocap_pos[:], data.mocap_quat[:] = joints, positions.reshape(-1, 3), quats.reshape(-1, 4)
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)  # lights may follow subtree centres
+    mujoco.mj_camlight(model, data)
 
 
 class Task(Protocol):
