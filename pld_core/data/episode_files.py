@@ -19,7 +19,7 @@ from pld_core.storage import finite, write_atomic
 from pld_core.types import BASE_TICK, EXPERT_TICK, RESIDUAL_TICK, Episode, EpisodeSpec
 
 _COLUMNS = ("proprio", "state", "base_action", "residual", "action", "reward", "source", "intervention")
-_OUTCOME = ("instruction", "terminated", "truncated", "success", "policy_version", "voided")
+_OUTCOME = ("instruction", "terminated", "truncated", "success", "policy_version", "voided", "environment_success")
 _IMAGE_PREFIX = "image:"
 _RECORD = "record"
 _DEFLATE_LEVEL = 1  # rendered frames shrink to a fraction even at the quickest level
@@ -50,7 +50,7 @@ def read_episode(path: Path) -> Episode:
             spec=EpisodeSpec(**record["spec"]),
             images=images,
             **{name: arrays[name] for name in _COLUMNS},
-            **{name: record[name] for name in _OUTCOME},
+            **{name: record[name] for name in _OUTCOME if name in record},  # older files lack the newest
         )
 
 

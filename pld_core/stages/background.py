@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from pld_core.interfaces import BasePolicy, ResidualActor
+from pld_core.interfaces import BasePolicy, ResidualActor, RewardModel
 from pld_core.types import Episode, EpisodeSpec
 
 Result = TypeVar("Result")
@@ -27,6 +27,10 @@ class BackgroundRunner:
     def with_policy(self, policy: BasePolicy) -> BackgroundRunner:
         """The same environments on the same thread, driven by another base policy."""
         return BackgroundRunner(lambda: self.runner.with_policy(policy), self._thread)
+
+    def with_reward(self, reward: Callable[[], RewardModel]) -> BackgroundRunner:
+        """The same environments on the same thread, judged by another reward."""
+        return BackgroundRunner(lambda: self.runner.with_reward(reward), self._thread)
 
     def submit(self, specs: Sequence[EpisodeSpec], actor: ResidualActor | None = None) -> Future[list[Episode]]:
         """Start the episodes; the future gives them in the order of ``specs``."""

@@ -25,11 +25,26 @@ class Evaluation:
     mean_length: float
     mean_success_length: float
     outcomes: tuple[bool, ...]
+    false_successes: int = 0  # claimed by the reward, denied by the environment
+    missed_successes: int = 0  # the other way round
+
+    def by_reward(self) -> dict[str, Any]:
+        """What a reward that sees for itself counts, and where the environment disagrees; for JSON."""
+        low, high = self.ci95
+        return {
+            "successes": self.successes,
+            "episodes": self.episodes,
+            "rate": self.rate,
+            "ci95": [round(low, 4), round(high, 4)],
+            "false_successes": self.false_successes,
+            "missed_successes": self.missed_successes,
+        }
 
     def summary(self) -> dict[str, Any]:
         """Everything but the single outcomes, ready for JSON."""
         fields = asdict(self)
-        fields.pop("outcomes")
+        for name in ("outcomes", "false_successes", "missed_successes"):
+            fields.pop(name)
         return fields | {"ci95": [round(bound, 4) for bound in self.ci95]}
 
 
@@ -64,4 +79,6 @@ def summarise(episodes: Sequence[Episode]) -> Evaluation:
         mean_length=float(lengths.mean()),
         mean_success_length=float(lengths[np.array(outcomes)].mean()) if successes else float("nan"),
         outcomes=outcomes,
+        false_successes=sum(e.success and not e.environment_success for e in episodes),
+        missed_successes=sum(e.environment_success and not e.success for e in episodes),
     )

@@ -16,6 +16,7 @@ from pld_core.data.episode_store import EpisodeStore
 from pld_core.data.replay import ReplayBuffer
 from pld_core.errors import ConfigError, StageError
 from pld_core.interfaces import TrainableVLA
+from pld_core.stages.background import BackgroundRunner
 from pld_core.stages.base import make_base
 from pld_core.stages.demonstrate import BurstNoise, demonstrations
 from pld_core.stages.evaluate import Evaluation, evaluate
@@ -202,28 +203,44 @@ def probe_folder(run: str) -> Path:
 
 
 def run_eval(work: Workspace) -> Result:
-    """Base, specialist and VLA* on the same held-out seeds; writes eval.json."""
+    """Base, specialist and VLA* on the same held-out seeds; writes eval.json.
+
+    Judged by the environment. A reward that sees for itself judges a second time, in episodes that end at
+    its word as on a robot: ``by_reward`` has its count, and how often the environment disagreed.
+    """
     config = work.config
     seeds = test_seeds(config.evaluate.episodes)
     xi = config.learn.xi_max
-    with work.console.stage("eval", 3 * len(seeds), "episodes") as shown:
+    judge, star = work.judge, work.distilled
+    runs: dict[str, Callable[..., Evaluation]] = {
+        "base": lambda runner, **show: evaluate(runner, work.task, seeds, **show),
+        "specialist": lambda runner, **show: evaluate(runner, work.task, seeds, work.specialist(), xi, **show),
+    }
+    if star is not None:
+        runs["distilled"] = lambda runner, **show: evaluate(runner.with_policy(star), work.task, seeds, **show)
+    results: dict[str, Evaluation] = {}
+    by_reward: dict[str, Evaluation] = {}
+    done = 0
+    with work.console.stage("eval", (2 if judge else 1) * len(runs) * len(seeds), "episodes") as shown:
 
-        def judged(name: str, offset: int, run: Callable[..., Evaluation]) -> Evaluation:
-            result = run(on_progress=lambda n, metrics: shown.update(offset + n, **{name: metrics["success_rate"]}))
-            work.log.log("eval", 0, policy=name, **{"success_rate": result.rate, "length": result.mean_length})
+        def judged(label: str, run: Callable[..., Evaluation], runner: BackgroundRunner) -> Evaluation:
+            nonlocal done
+            before = done
+            result = run(
+                runner, on_progress=lambda n, metrics: shown.update(before + n, **{label: metrics["success_rate"]})
+            )
+            done += len(seeds)
+            work.log.log("eval", 0, policy=label, **{"success_rate": result.rate, "length": result.mean_length})
             return result
 
-        results = {"base": judged("base", 0, partial(evaluate, work.runner, work.task, seeds))}
-        results["specialist"] = judged(
-            "specialist", len(seeds), partial(evaluate, work.runner, work.task, seeds, work.specialist(), xi)
-        )
-        star = work.distilled
-        if star is not None:
-            results["distilled"] = judged(
-                "distilled", 2 * len(seeds), partial(evaluate, work.runner.with_policy(star), work.task, seeds)
-            )
+        for name, run in runs.items():
+            results[name] = judged(name, run, judge or work.runner)
+            if judge:
+                by_reward[name] = judged(f"{name}, by the reward", run, work.runner)
     outcome = {"task": work.task, "seed": config.seed, "minutes": round(work.minutes(), 2)}
     outcome |= {name: result.summary() for name, result in results.items()}
+    if by_reward:
+        outcome["by_reward"] = {name: result.by_reward() for name, result in by_reward.items()}
     write_json(work.folder / "eval.json", outcome)
     write_json(work.folder / "outcomes.json", {name: result.outcomes for name, result in results.items()})
     return {}

@@ -21,6 +21,7 @@ class EpisodeRecorder:
         self._rewards: list[float] = []
         self._last: TimeStep | None = None
         self._success = False
+        self._environment_success = False
 
     @property
     def finished(self) -> bool:
@@ -34,6 +35,7 @@ class EpisodeRecorder:
     def act(self, step: TimeStep, reward: float, success: bool) -> None:
         self._rewards.append(reward)
         self._success |= success
+        self._environment_success |= step.success
         if step.last or success:
             self._last = step
 
@@ -69,6 +71,7 @@ class EpisodeRecorder:
             success=success,
             policy_version=policy_version,
             voided=voided,
+            environment_success=self._environment_success,
         )
 
 

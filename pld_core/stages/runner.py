@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,7 @@ class LocalRunner:
         self.policy = policy
         self._settings = (reward, replan_every, residual, features)
         self._rewards = [reward() for _ in environments]
+        self.sees_for_itself = sees_for_itself(self._rewards[0])
         self._controller = ResidualController(
             policy, limits, len(environments), replan_every, residual, features, first.observation_spec
         )
@@ -105,6 +107,8 @@ class LocalRunner:
             raise ContractError(f"An episode of {spec.task!r} was asked from a runner of {environment.task!r}.")
         self._controller.reset(lane, spec)
         self._rewards[lane].reset()
+        if hasattr(environment, "stop_at_success"):
+            environment.stop_at_success = not self.sees_for_itself  # type: ignore[attr-defined]
         try:
             self._active[lane] = _Running(index, recorder, environment.reset(spec.seed))
         except ContractError as fault:
@@ -137,7 +141,8 @@ class LocalRunner:
         reward, success = self._rewards[lane].score(running.step)
         if not np.isfinite(reward):
             raise NonFiniteError(f"The reward is {reward}; a reward model must answer finite numbers.")
-        running.recorder.act(running.step, reward, success)
+        missed = self.sees_for_itself and running.step.success and not success
+        running.recorder.act(_cut_short(running.step) if missed else running.step, reward, success)
         return None
 
     def _void(self, recorder: EpisodeRecorder, fault: ContractError) -> _Finished:
@@ -147,6 +152,20 @@ class LocalRunner:
         """A runner on the same environments; use one of the two at a time. ``stop`` ends both."""
         return LocalRunner(self.environments, policy, *self._settings, self._stopping)
 
+    def with_reward(self, reward: Callable[[], RewardModel]) -> LocalRunner:
+        """As ``with_policy``, judged by another reward."""
+        return LocalRunner(self.environments, self.policy, reward, *self._settings[1:], self._stopping)
+
     def close(self) -> None:
         for environment in self.environments:
             environment.close()
+
+
+def sees_for_itself(reward: RewardModel) -> bool:
+    """Whether a reward judges by what it sees; see interfaces.RewardModel."""
+    return bool(getattr(reward, "sees_for_itself", False))
+
+
+def _cut_short(step: TimeStep) -> TimeStep:
+    """A step that the environment ends at a success which its judge did not see: an end like a time limit."""
+    return dataclasses.replace(step, terminated=False, truncated=step.last)

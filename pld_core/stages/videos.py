@@ -22,9 +22,10 @@ def write_videos(work: Workspace) -> None:
     xi = work.config.learn.xi_max
     alone = EpisodeSpec(work.task, seed, "evaluate", record_images=False)
     aided = EpisodeSpec(work.task, seed, "evaluate", t_base=0, xi=xi, record_images=False)
-    takes = [("base", work.runner, alone, None), ("specialist", work.runner, aided, work.specialist())]
+    judge = work.judge or work.runner
+    takes = [("base", judge, alone, None), ("specialist", judge, aided, work.specialist())]
     if star is not None:
-        takes.append(("distilled", work.runner.with_policy(star), alone, None))
+        takes.append(("distilled", judge.with_policy(star), alone, None))
     for name, runner, spec, actor in takes:
         success, frames = runner.call(
             lambda r=runner, s=spec, a=actor: _film(r.runner, s, a, work.config.report.video_size)

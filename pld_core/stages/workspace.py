@@ -13,6 +13,7 @@ from pld_core.console import Console
 from pld_core.data.episode_store import EpisodeStore
 from pld_core.errors import CheckpointError, ConfigError
 from pld_core.interfaces import BasePolicy, Environment, TrainableVLA
+from pld_core.rewards import BinaryReward
 from pld_core.rl.actor import LearnerActor
 from pld_core.rl.config import LearnerConfig
 from pld_core.rl.learner import Learner
@@ -50,6 +51,13 @@ class Workspace:
                 factory(self.config.lanes), self.policy, reward, self.config.replan_every, residual, features
             )
         )
+
+    @property
+    def judge(self) -> BackgroundRunner | None:
+        """Where the reward sees for itself and a simulator knows better: the same runner with the simulator's word."""
+        local = self.runner.runner
+        simulated = isinstance(local, LocalRunner) and hasattr(self.environment, "stop_at_success")
+        return self.runner.with_reward(BinaryReward) if simulated and local.sees_for_itself else None
 
     @property
     def environment(self) -> Environment:

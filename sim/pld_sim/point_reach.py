@@ -15,15 +15,16 @@ class PointReach:
     """Plane [-1, 1]^2; action ``[dx, dy, unused]``; proprio ``[x, y, goal x, goal y]``.
 
     Implements pld_core.interfaces.Environment. With ``camera=True`` the goal is hidden from the
-    proprioception (zeros) and must be seen in the 32 px picture.
+    proprioception (zeros) and must be seen in the 32 px picture. ``stop_at_success=False``: see
+    ``TabletopEnvironment``.
     """
 
     task = "point_reach"
     instruction = "reach the goal"
     max_steps = 30
 
-    def __init__(self, camera: bool = False) -> None:
-        self._camera = camera
+    def __init__(self, camera: bool = False, stop_at_success: bool = True) -> None:
+        self._camera, self.stop_at_success = camera, stop_at_success
         self.action_spec = ActionSpec(dim=3, translation_m=_STEP, rotation_rad=1.0, frame="plane", gripper=None)
         self.observation_spec = ObservationSpec(
             {"top": (32, 32, 3)} if camera else {}, 4, ("x", "y", "goal_x", "goal_y")
@@ -48,9 +49,10 @@ class PointReach:
         self.position = np.clip(self.position + _STEP * np.asarray(action[:2], np.float64), -1, 1)
         self._ticks += 1
         success = bool(np.linalg.norm(self.position - self.goal) < _RADIUS)
-        truncated = not success and self._ticks >= self.max_steps
-        self._running = not (success or truncated)
-        return TimeStep(self._observe(), float(success), success, truncated, success)
+        terminated = success and self.stop_at_success
+        truncated = not terminated and self._ticks >= self.max_steps
+        self._running = not (terminated or truncated)
+        return TimeStep(self._observe(), float(success), terminated, truncated, success)
 
     def close(self) -> None:
         self._running = False

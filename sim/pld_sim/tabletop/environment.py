@@ -59,10 +59,13 @@ class TabletopEnvironment:
     ``observation_spec.proprio_names``. ``quality="visual"`` gives ``render`` shadows and detailed meshes,
     ``"fast"`` the simple geometry the policy sees; observations are the same with either. While
     ``renders_cameras`` is False they hold no images and no OpenGL is needed.
+    ``stop_at_success=False`` lets an episode run on to the time limit, as a real scene does that nobody
+    stops; ``success`` then says of every step whether the task is done at that moment.
     """
 
-    def __init__(self, shared: SharedScene, quality: str = "visual") -> None:
+    def __init__(self, shared: SharedScene, quality: str = "visual", stop_at_success: bool = True) -> None:
         self._shared, self._quality = shared, quality
+        self.stop_at_success = stop_at_success
         self._task = shared.task
         self.task, self.instruction, self.max_steps = self._task.name, self._task.instruction, self._task.max_steps
         self.action_spec = ActionSpec()
@@ -97,10 +100,11 @@ class TabletopEnvironment:
         self._world.controller.apply(self._world.data, action)
         self._tick += 1
         success = self._task.succeeded(self._world)
-        truncated = not success and self._tick >= self.max_steps
-        self._running = not (success or truncated)
+        terminated = success and self.stop_at_success
+        truncated = not terminated and self._tick >= self.max_steps
+        self._running = not (terminated or truncated)
         return TimeStep(
-            self._observe(), reward=float(success), terminated=success, truncated=truncated, success=success
+            self._observe(), reward=float(success), terminated=terminated, truncated=truncated, success=success
         )
 
     def oracle(self) -> TaskOracle:
