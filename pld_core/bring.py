@@ -6,14 +6,16 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium
 
 from pld_core import registry
 from pld_core.errors import ConfigError, ContractError, UnknownNameError
 from pld_core.interfaces import BasePolicy, Environment, EnvironmentFactory, RewardModel
-from pld_core.vla.callable_policy import Act, CallablePolicy
+
+if TYPE_CHECKING:
+    from pld_core.vla.callable_policy import Act
 
 
 def environment_factory(given: Any) -> EnvironmentFactory:
@@ -74,6 +76,8 @@ def _adapt(environment: Any) -> Environment:
 
 def base_policy(given: Any) -> BasePolicy:
     """A policy from a BasePolicy, a callable ``observation -> action`` or ``module:attribute``."""
+    from pld_core.vla.callable_policy import CallablePolicy  # imports JAX: three seconds that a robot node saves
+
     if isinstance(given, str):
         given = registry.load("policies", given)
     if isinstance(given, type):
@@ -82,7 +86,7 @@ def base_policy(given: Any) -> BasePolicy:
         return given
     if callable(given):
         name = f"{getattr(given, '__module__', '?')}.{getattr(given, '__qualname__', '?')}"
-        return CallablePolicy(cast(Act, given), version=name)
+        return CallablePolicy(cast("Act", given), version=name)
     raise ConfigError(
         f"{type(given).__name__} is no base policy: give an object with infer(observations), "
         "a callable observation -> action [A], or a name."

@@ -182,7 +182,10 @@ class RobotDriver(Protocol):
         ...
 
     def reset(self, seed: int) -> None:
-        """A simulator makes the scene of this seed; a real arm goes to its start pose."""
+        """A simulator makes the scene of this seed; a real arm goes to its start pose.
+
+        States from then on count it in their ``resets``.
+        """
         ...
 
     def next_state(self, timeout_s: float) -> RobotState | None:

@@ -1,4 +1,4 @@
-"""Find tasks, robots, policies and rewards by name through Python entry points.
+"""Find tasks, robots, drivers, policies and rewards by name through Python entry points.
 
 A package of yours adds a name in its own ``pyproject.toml``, without touching this project::
 
@@ -17,9 +17,16 @@ from typing import Any, Literal
 
 from pld_core.errors import ConfigError, UnknownNameError
 
-Kind = Literal["tasks", "robots", "policies", "rewards", "adapters"]
+Kind = Literal["tasks", "robots", "drivers", "policies", "rewards", "adapters"]
 
-_SINGULAR = {"tasks": "task", "robots": "robot", "policies": "policy", "rewards": "reward", "adapters": "adapter"}
+_SINGULAR = {
+    "tasks": "task",
+    "robots": "robot",
+    "drivers": "robot driver",
+    "policies": "policy",
+    "rewards": "reward",
+    "adapters": "adapter",
+}
 _EXTRAS = {
     "rclpy": "ros",
     "rosbags": "ros",
@@ -60,7 +67,7 @@ def import_hint(error: ImportError) -> str:
         return (
             f"Install it: pip install 'pld[{_EXTRAS[module]}]' (in a checkout: pip install -e '.[{_EXTRAS[module]}]')."
         )
-    if module in ("pld_core", "pld_sim", "robot_configs"):
+    if module in ("pld_core", "pld_sim", "pld_ros", "robot_configs"):
         return "The installation is incomplete: run `make setup` in the checkout, or reinstall pld."
     return f"Install the package that provides {module!r}." if module else "Run `pld doctor` for the whole picture."
 

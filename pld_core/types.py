@@ -103,7 +103,8 @@ class RobotState:
     stamp_ns: when it was measured, ROS system time (a simulator in lockstep: simulated time);
     proprio: float32 ``[P]`` in the station's layout; joint_positions: float64 ``[J]`` in radians, of
     fingers in metres; position ``[3]`` in metres and quaternion ``[4]`` (w, x, y, z): the tool in the
-    base frame; fault: what is wrong, in mode ``fault``.
+    base frame; fault: what is wrong, in mode ``fault``; resets: how many the driver has finished, the
+    state belongs to the last of them.
 
     Only of a simulated twin: snapshot, float64 ``[N]``, all that its cameras' pictures depend on;
     tick, how many actions of the episode were executed; reward and the flags, as in TimeStep.
@@ -118,6 +119,7 @@ class RobotState:
     gripper_width_m: float
     mode: RobotMode
     fault: str = ""
+    resets: int = 0
     snapshot: np.ndarray | None = None
     tick: int = 0
     reward: float = 0.0
