@@ -1,6 +1,7 @@
 # make          virtual environment, system libraries, everything for `make train`
 # make train    the whole loop on the default task; ARGS="--preset cube_pickup --seed 1"
-# make test     unit, contract and integration tests
+# make ros      ROS 2 from wheels, messages and nodes, for `pld launch`; needs no ROS installation
+# make test     unit, contract, integration and ROS tests
 # make check    lint, format, types, import rules
 # make bench    measure this machine; the last line is JSON
 SHELL := /bin/bash
@@ -12,10 +13,17 @@ BIN := $(VENV)/bin
 ARGS ?=
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -b constraints.txt
 
-.PHONY: setup dev system train test check bench clean
+# Tells the ROS build tools that the wheels in the virtual environment are the ROS installation.
+ROS_PREFIX = $(abspath $(VENV))
+COLCON = cd ros2_ws && AMENT_PREFIX_PATH=$(ROS_PREFIX) CMAKE_PREFIX_PATH=$(ROS_PREFIX) VIRTUAL_ENV=$(ROS_PREFIX) \
+  PATH=$(ROS_PREFIX)/bin:$$PATH colcon --log-level error build --base-paths .. src
+ROS_PACKAGES = package.xml setup.py $(wildcard ros2_ws/src/pld_ros/setup.* ros2_ws/src/pld_ros/package.xml)
+
+.PHONY: setup dev ros system train test check bench clean
 
 setup: $(VENV)/.installed system
 dev: $(VENV)/.installed-dev system
+ros: $(VENV)/.ros-messages $(VENV)/.ros-packages system
 
 $(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,14 +41,33 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt setup.py | $(BIN)/uv
 	$(UV_INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-ros: pyproject.toml constraints.txt setup.py .ci/relocate_ros.py | $(BIN)/uv
+	@test -z "$$ROS_DISTRO" || { echo "ROS 2 $$ROS_DISTRO is sourced in this shell. Build with it (docs/ros.md):" \
+	  "colcon build --base-paths . ros2_ws/src, or run make in a shell that has not sourced it."; exit 1; }
+	@PYTHON=$(BIN)/python bash .ci/system_libraries.sh compilers
+	$(UV_INSTALL) -e '.[ros]'
+	$(BIN)/python .ci/relocate_ros.py
+	@touch $@ $(VENV)/.installed
+
+# The messages go into the virtual environment too, where the wheels have theirs: nobody has to source anything.
+$(VENV)/.ros-messages: constraints.txt $(shell find ros2_ws/src/pld_msgs) | $(VENV)/.installed-ros
+	$(COLCON) --packages-select pld_msgs --cmake-clean-cache --cmake-args -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF
+	cmake --install ros2_ws/build/pld_msgs --prefix $(VENV) >ros2_ws/log/install_messages.log
+	@touch $@
+
+# Links to the sources; the virtual environment runs them in place and does not need this.
+$(VENV)/.ros-packages: pyproject.toml $(ROS_PACKAGES) $(wildcard launch launch/*) | $(VENV)/.ros-messages
+	$(COLCON) --packages-select pld_ros pld --symlink-install
+	@touch $@
+
 # Software rendering; does nothing when it works already.
 system:
-	@PYTHON=$(PYTHON) bash .ci/system_libraries.sh
+	@PYTHON=$(PYTHON) bash .ci/system_libraries.sh egl
 
 train: setup
 	$(BIN)/pld train $(ARGS)
 
-test: dev
+test: dev ros
 	$(BIN)/python -m pytest $(ARGS)
 
 check: dev
@@ -53,5 +80,5 @@ bench: setup
 	$(BIN)/pld bench $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) ros2_ws/build ros2_ws/install ros2_ws/log build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,28 +1,50 @@
 #!/usr/bin/env bash
-# Make off-screen rendering (EGL, in software if there is no GPU) work, or say how.
+# Install from the system what no wheel brings, or say how; does nothing where it works already.
+#   system_libraries.sh egl         off-screen rendering, in software if there is no GPU
+#   system_libraries.sh compilers   to build the ROS messages
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
-packages=(libegl1 libegl-mesa0 libgl1 libgles2 libgl1-mesa-dri libopengl0)
-install="apt-get install -y --no-install-recommends ${packages[*]}"
 
-problem=$("$PYTHON" -I pld_core/system.py --egl 2>&1) && exit 0
+case ${1:-egl} in
+  egl)
+    what="Off-screen rendering"
+    packages=(libegl1 libegl-mesa0 libgl1 libgles2 libgl1-mesa-dri libopengl0)
+    problem() { "$PYTHON" -I pld_core/system.py --egl 2>&1; }
+    ;;
+  compilers)
+    what="Building ROS messages"
+    packages=(cmake make g++ python3-dev)
+    problem() {
+      for program in cmake make gcc g++; do
+        command -v "$program" >/dev/null || { echo "$program is missing"; return 1; }
+      done
+      headers=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+      [ -f "$headers/Python.h" ] || { echo "the headers of $PYTHON are missing ($headers/Python.h)"; return 1; }
+    }
+    ;;
+  *) echo "usage: $0 egl|compilers, got '$1'"; exit 2 ;;
+esac
+
+found=$(problem) && exit 0
 [ "$(uname -s)" = Linux ] || exit 0
-echo "Off-screen rendering does not work yet: ${problem}"
-if command -v apt-get >/dev/null; then
-  sudo=""
-  if [ "$(id -u)" != 0 ]; then
-    if sudo -n true 2>/dev/null; then sudo="sudo"; else
-      echo "Run this once, then the same make command again:"
-      echo "    sudo ${install}"
-      exit 1
-    fi
-  fi
-  echo "Installing ${packages[*]}"
-  ${sudo} apt-get update -qq && ${sudo} env DEBIAN_FRONTEND=noninteractive ${install} -qq >/dev/null
-  problem=$("$PYTHON" -I pld_core/system.py --egl 2>&1) && exit 0
-  echo "Off-screen rendering still does not work: ${problem}"
+install="apt-get install -y --no-install-recommends ${packages[*]}"
+echo "${what} does not work yet: ${found}"
+if ! command -v apt-get >/dev/null; then
+  echo "Install with your package manager (Debian's names): ${packages[*]}"
   exit 1
 fi
-echo "Install Mesa's EGL libraries with your package manager (Debian's names: ${packages[*]})."
+sudo=""
+if [ "$(id -u)" != 0 ]; then
+  sudo="sudo"
+  if ! sudo -n true 2>/dev/null; then
+    echo "Run this once, then the same make command again:"
+    echo "    sudo ${install}"
+    exit 1
+  fi
+fi
+echo "Installing ${packages[*]}"
+${sudo} apt-get update -qq && ${sudo} env DEBIAN_FRONTEND=noninteractive ${install} -qq >/dev/null
+found=$(problem) && exit 0
+echo "${what} still does not work: ${found}"
 exit 1

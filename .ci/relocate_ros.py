@@ -1,0 +1,50 @@
+"""Make the ROS wheels usable for building: their CMake files name the machine that they were built on.
+
+`make ros` runs this after each installation; a second run changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy
+
+NUMPY_HEADERS = re.compile(r"/opt/python/cp\d+-cp\d+/lib/python[\d.]+/site-packages/numpy/_core/include")
+PYTHON_HEADERS = re.compile(r"/opt/python/cp\d+-cp\d+/include/python[\d.]+")
+TINYXML2 = re.compile(r"/usr/lib64/libtinyxml2\.so")
+
+
+def main() -> int:
+    prefix, site = Path(sys.prefix), Path(sysconfig.get_path("purelib"))
+    bundled = sorted(site.glob("ros_fastdds.libs/libtinyxml2*"))
+    if not bundled:
+        print(f"No ROS wheels in {prefix}: ros_fastdds.libs is missing from {site}. Run `make ros`.", file=sys.stderr)
+        return 1
+    here = {
+        NUMPY_HEADERS: numpy.get_include(),
+        PYTHON_HEADERS: sysconfig.get_path("include"),
+        TINYXML2: str(bundled[0]),
+    }
+    files = [*prefix.glob("share/**/*.cmake"), *prefix.glob("lib/**/*.cmake")]
+    changed = sum(relocate(file, here) for file in files)
+    print(f"ROS wheels: {changed} of {len(files)} CMake files relocated to {prefix}")
+    return 0
+
+
+def relocate(file: Path, here: dict[re.Pattern[str], str]) -> bool:
+    """Replace the foreign paths in one file; whether there were any."""
+    before = text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    for foreign, local in here.items():
+        text = foreign.sub(lambda _, local=local: local, text)
+    if text == before:
+        return False
+    file.unlink()  # an installer may have linked it to a cache that other environments share
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
