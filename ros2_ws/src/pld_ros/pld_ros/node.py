@@ -42,6 +42,7 @@ class PldNode(Node):
         self.run_dir = Path(self.setting("run_dir", "runs/ros"))
         self.simulated_time = self.setting("simulated_time", False)
         self.ready, self.reason, self.version = False, "starting", ""
+        self.inputs: list[str] = []  # topics that must have a publisher before the node counts as ready
         self.rates = Rates()
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # health goes on when simulated time stands still
         self._health = self.create_publisher(Health, topics.HEALTH, topics.HEALTHS)
@@ -96,17 +97,23 @@ class PldNode(Node):
     def close(self) -> None:
         """What must be ended in order before the process ends."""
 
+    def lacks(self) -> str:
+        """Why it cannot work now; empty when it can."""
+        absent = [topic for topic in self.inputs if self.ready and not self.count_publishers(topic)]
+        return f"nobody publishes {', '.join(absent)}" if absent else self.reason
+
     def _publish_health(self) -> None:
-        message = Health(node=self.get_name(), ready=self.ready, reason=self.reason, version=self.version)
+        reason = self.lacks()
+        message = Health(node=self.get_name(), ready=not reason, reason=reason, version=self.version)
         message.header.stamp = self.get_clock().now().to_msg()
         self._health.publish(message)
 
     def _publish_diagnostics(self) -> None:
         values = {**self.rates.rows(), **self.diagnostics()}
         status = DiagnosticStatus(
-            level=DiagnosticStatus.OK if self.ready else DiagnosticStatus.WARN,
+            level=DiagnosticStatus.WARN if self.lacks() else DiagnosticStatus.OK,
             name=self.get_fully_qualified_name().lstrip("/"),
-            message=self.reason or "ok",
+            message=self.lacks() or "ok",
             hardware_id=self.station.name,
             values=[KeyValue(key=key, value=_shown(value)) for key, value in values.items()],
         )

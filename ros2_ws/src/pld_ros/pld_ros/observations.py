@@ -24,10 +24,10 @@ class _Source:
         self.received_at = float("-inf")
 
     def put(self, stamp: int, value: np.ndarray, now: float) -> None:
-        self.received_at = now
-        if stamp in self.values:  # an idle simulator repeats itself
+        if stamp in self.values:  # a source that repeats itself is as good as silent
             return
         self.received += 1
+        self.received_at = now
         insort(self.stamps, stamp)
         self.values[stamp] = value
         if len(self.stamps) > _DEPTH:
@@ -68,7 +68,7 @@ class ObservationBuffer:
         return self._data[source].received
 
     def silent_s(self, source: str) -> float:
-        """Seconds on the monotonic clock since anything came; infinite before the first."""
+        """Seconds on the monotonic clock since anything new came; infinite before the first."""
         return time.monotonic() - self._data[source].received_at
 
     def newest(self, after: int = -1) -> dict[str, int] | None:

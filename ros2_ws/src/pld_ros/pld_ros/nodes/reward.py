@@ -1,0 +1,153 @@
+"""Judges observations: by the simulator's word, or by a reward model that sees for itself."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import rclpy
+from pld_msgs.msg import RobotState, SimulatorState, SuccessEstimate
+
+from pld_core import bring
+from pld_core.errors import PLDError
+from pld_core.types import Observation, TimeStep
+from pld_ros import topics
+from pld_ros.convert import nanoseconds, time_msg
+from pld_ros.inputs import subscribe
+from pld_ros.node import PldNode, run_node
+
+_POLL_S = 0.2
+_KEPT = 64
+
+
+class RewardNode(PldNode):
+    """One estimate per observation, with its stamp. A new scene (a reset of the robot) begins anew.
+
+    On a real robot with the reward ``binary`` nothing judges but the operator.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("reward")
+        name = self.setting("reward", "binary")
+        self._model = bring.reward_factory(name)()
+        self._name = name.partition(":")[0]
+        self._sees = bool(getattr(self._model, "sees_for_itself", False))
+        self._arrived = threading.Condition()
+        self._word: dict[int, SimulatorState] = {}
+        self._resets = -1
+        self._floor = -1  # stamp of the first observation since the reset
+        self._last = -1
+        self._probability = 0.0
+        self._drift = False
+        self._answers = self.create_publisher(SuccessEstimate, topics.SUCCESS, topics.STATE)
+        self._buffer = subscribe(self, self._wake, self._on_state) if self._sees else None
+        if not self._sees:
+            self.create_subscription(RobotState, topics.ROBOT_STATE, self._on_state, topics.STATE)
+        if self.station.is_simulated:
+            self.create_subscription(SimulatorState, topics.SIMULATOR_STATE, self._on_word, topics.OBSERVATION)
+            self.inputs.append(topics.SIMULATOR_STATE)
+        self.set_ready(version=name)
+
+    # -- heard on the callbacks' thread ----------------------------------------------------------
+
+    def _wake(self) -> None:
+        with self._arrived:
+            self._arrived.notify()
+
+    def _on_state(self, message: RobotState) -> None:
+        with self._arrived:
+            if message.resets != self._resets:
+                self._resets, self._floor = message.resets, nanoseconds(message.header.stamp)
+                self._last = -1
+            self._arrived.notify()
+
+    def _on_word(self, message: SimulatorState) -> None:
+        with self._arrived:
+            self._word[nanoseconds(message.header.stamp)] = message
+            while len(self._word) > _KEPT:
+                del self._word[min(self._word)]
+            self._arrived.notify()
+
+    # -- main thread -----------------------------------------------------------------------------
+
+    def work(self) -> None:
+        while rclpy.ok():
+            with self._arrived:
+                stamps = self._next() if self._arrived.wait_for(lambda: self._next() is not None, _POLL_S) else None
+                if stamps is None:
+                    continue
+                first, self._last = self._last < self._floor, max(stamps.values())
+                word = self._word.get(self._last)
+            self._judge(stamps, word, first)
+
+    def _next(self) -> dict[str, int] | None:
+        """Stamps of the newest observation that was not judged yet."""
+        if self._floor < 0:
+            return None
+        after = max(self._last, self._floor - 1)
+        if self._buffer is not None:
+            stamps = self._buffer.newest(after)
+        else:
+            stamp = max((s for s in self._word if s > after), default=None)
+            stamps = None if stamp is None else {"simulator": stamp}
+        # The simulator speaks before its pictures are drawn; wait for its word all the same.
+        if stamps is None or (self.station.is_simulated and max(stamps.values()) not in self._word):
+            return None
+        return stamps
+
+    def _judge(self, stamps: dict[str, int], word: SimulatorState | None, first: bool) -> None:
+        answer = SuccessEstimate(source=self._name)
+        answer.header.stamp = time_msg(max(stamps.values()))
+        try:
+            if first:  # nothing was done yet that could be judged
+                self._model.reset()
+            else:
+                self._score(answer, stamps, word)
+        except PLDError as error:
+            self.rates.count("faults")
+            self.get_logger().error(f"the reward model failed: {error}", throttle_duration_sec=1.0)
+            self.set_ready(f"the reward model failed: {error}")
+            return
+        if not self.ready:
+            self.set_ready()
+        self._answers.publish(answer)
+        self.rates.count("estimates")
+
+    def _score(self, answer: SuccessEstimate, stamps: dict[str, int], word: SimulatorState | None) -> None:
+        observation = self._observation(stamps)
+        own = word is not None and bool(word.success)
+        step = TimeStep(
+            observation, float(own), bool(word and word.terminated), bool(word and word.truncated), own
+        )  # fmt: skip
+        if hasattr(self._model, "estimate"):
+            judged: Any = self._model.estimate(observation)
+            reward, success = float(judged.success), bool(judged.success)
+            answer.probability, answer.drift = float(judged.probability), bool(judged.drift)
+        else:
+            reward, success = self._model.score(step)
+            answer.probability = float(success)
+        answer.reward, answer.success = float(reward), bool(success)
+        answer.environment_success = own
+        missed = self._sees and own and not success  # such an end is like a time limit: LocalRunner does the same
+        answer.terminated = step.terminated and not missed
+        answer.truncated = step.truncated or (missed and step.terminated)
+        self._probability, self._drift = answer.probability, answer.drift
+
+    def _observation(self, stamps: dict[str, int]) -> Observation:
+        if self._buffer is None:  # only the simulator's word counts
+            return Observation({}, np.zeros(0, np.float32))
+        return self._buffer.observation(stamps, self.task_config.instruction)
+
+    def diagnostics(self) -> dict[str, Any]:
+        return {"reward": self._name, "probability": self._probability, "drift": self._drift}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    return run_node(RewardNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""Hosts an arm's driver: state out, commands in, and a watchdog between."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from pld_msgs.msg import DeltaCommand, OperatorState, SimulatorState
+from pld_msgs.msg import RobotState as RobotStateMsg
+from pld_msgs.srv import EStop, Reset
+from rosgraph_msgs.msg import Clock as ClockMsg
+from sensor_msgs.msg import JointState
+
+from pld_core.errors import PLDError
+from pld_core.types import RobotState
+from pld_ros import topics
+from pld_ros.convert import floats, time_msg
+from pld_ros.drivers import make_driver
+from pld_ros.node import PldNode, run_node
+
+STATE_TIMEOUT_S = 0.2  # without a state for so long the arm counts as gone
+WATCHDOG_PERIODS = 3  # control periods without a command after which the arm is told to hold
+
+
+class RobotNode(PldNode):
+    """The only node that moves the arm.
+
+    Commands must come from one publisher, in order, while nothing is stopped; any other is refused
+    and counted. Whoever sends them, silence for three periods ends in a hold.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("robot")
+        self._driver = make_driver(self.station, self.task, realtime=not self.simulated_time)
+        self._driver.connect()
+        self._lock = threading.Lock()
+        self._sequence = -1
+        self._commanded_at: int | None = None  # monotonic nanoseconds; None: nothing is moving
+        self._stopped = self._paused = False
+        self._resetting: threading.Thread | None = None
+        self._make_publishers()
+        deadline = None if self.simulated_time else WATCHDOG_PERIODS * self.period_s
+        self.create_subscription(DeltaCommand, topics.ROBOT_COMMAND, self._command, topics.command(deadline))
+        self.create_subscription(OperatorState, topics.OPERATOR_STATE, self._operator, topics.LATCHED)
+        self.create_service(Reset, topics.ROBOT_RESET, self._reset)
+        self.create_service(EStop, topics.ROBOT_ESTOP, self._estop)
+        self.set_ready()
+
+    def _make_publishers(self) -> None:
+        self._states = self.create_publisher(RobotStateMsg, topics.ROBOT_STATE, topics.STATE)
+        self._poses = self.create_publisher(PoseStamped, topics.TOOL_POSE, topics.SENSOR)
+        self._joints = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR)
+        self._simulator = self.create_publisher(SimulatorState, topics.SIMULATOR_STATE, topics.OBSERVATION)
+        self._clock = self.create_publisher(ClockMsg, "/clock", 10) if self.simulated_time else None
+
+    # -- state out -------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Publish every state of the driver, and hold the arm when commands cease."""
+        silent = 0
+        while rclpy.ok():
+            state = self._driver.next_state(STATE_TIMEOUT_S)
+            if state is None:
+                silent += 1
+                if not self.simulated_time:  # in lockstep time stands still without commands
+                    self.set_ready(f"the arm sent no state for {silent * STATE_TIMEOUT_S:.1f} s")
+                continue
+            silent = 0
+            self._publish(state)
+            self._watch()
+
+    def _publish(self, state: RobotState) -> None:
+        stamp = time_msg(state.stamp_ns)
+        if self._clock is not None:
+            self._clock.publish(ClockMsg(clock=stamp))
+        message = RobotStateMsg(
+            mode=state.mode, fault=state.fault, joint_names=list(state.joint_names),
+            joint_positions=state.joint_positions.tolist(), gripper_width=float(state.gripper_width_m),
+            proprio=floats(state.proprio), resets=state.resets, commands=self.rates.total("commands"),
+            refused=self.rates.total("refused"), held=int(getattr(self._driver, "held_ticks", 0)),
+        )  # fmt: skip
+        message.header.stamp, message.header.frame_id = stamp, self.station.frame
+        _fill_pose(message.tool_pose, state)
+        if state.snapshot is not None:
+            simulated = SimulatorState(
+                tick=state.tick, snapshot=state.snapshot.tolist(), success=state.success,
+                terminated=state.terminated, truncated=state.truncated,
+            )  # fmt: skip
+            simulated.header.stamp = stamp
+            self._simulator.publish(simulated)  # first: pictures take longest
+        self._states.publish(message)
+        joints = JointState(name=message.joint_names, position=message.joint_positions)
+        joints.header.stamp = stamp
+        self._joints.publish(joints)
+        pose = PoseStamped(header=message.header, pose=message.tool_pose)
+        self._poses.publish(pose)
+        self.rates.count("states")
+        self.set_ready(state.fault)
+
+    def _watch(self) -> None:
+        with self._lock:
+            if self._commanded_at is None or self.simulated_time:
+                return
+            silent = time.monotonic_ns() - self._commanded_at
+            if silent > WATCHDOG_PERIODS * self.period_s * 1e9:
+                self._commanded_at = None
+                self._driver.hold()
+                self.rates.count("watchdog_holds")
+
+    # -- commands in -----------------------------------------------------------------------------
+
+    def _command(self, message: DeltaCommand) -> None:
+        with self._lock:
+            reason = self._refusal(message)
+            if not reason:
+                try:
+                    action = np.array(message.action, np.float32)
+                    self._driver.command(action[:6], float(action[6]))
+                except PLDError as error:
+                    reason = str(error)
+            if reason:
+                self.rates.count("refused")
+                self.get_logger().warning(f"command {message.sequence} refused: {reason}", throttle_duration_sec=1.0)
+                return
+            self._sequence, self._commanded_at = message.sequence, time.monotonic_ns()
+            self.rates.count("commands")
+
+    def _refusal(self, message: DeltaCommand) -> str:
+        if self._stopped:
+            return "the emergency stop is pressed"
+        if self._paused:
+            return "paused by the operator"
+        if len(message.action) != self._driver.spec().dim:
+            return f"it has {len(message.action)} entries, the arm takes {self._driver.spec().dim}"
+        if self.count_publishers(topics.ROBOT_COMMAND) > 1:
+            return "more than one node sends commands; stop all but one"
+        if message.sequence <= self._sequence:
+            # A controller that was restarted counts from its start time on, never from 0.
+            return f"it is out of order (the last one was {self._sequence})"
+        return ""
+
+    def _operator(self, message: OperatorState) -> None:
+        self._set_stopped(message.estopped)
+        with self._lock:
+            if message.paused and not self._paused:
+                self._driver.hold()
+            self._paused = message.paused
+
+    def _estop(self, request: EStop.Request, response: EStop.Response) -> EStop.Response:
+        self._set_stopped(request.stop)
+        response.ok, response.message = True, "stopped" if request.stop else "released"
+        return response
+
+    def _set_stopped(self, stop: bool) -> None:
+        with self._lock:
+            if stop == self._stopped:
+                return
+            self._stopped, self._commanded_at = stop, None
+            if stop:
+                self._driver.stop()
+            else:
+                self._driver.recover()
+        self.get_logger().warning("emergency stop" if stop else "emergency stop released")
+
+    # -- reset -----------------------------------------------------------------------------------
+
+    def _reset(self, request: Reset.Request, response: Reset.Response) -> Reset.Response:
+        """Starts the reset on a thread of its own: a real arm takes seconds, and a stop must get through."""
+        if self._stopped or (self._resetting is not None and self._resetting.is_alive()):
+            reason = "the emergency stop is pressed" if self._stopped else "a reset is under way"
+            response.ok, response.message = False, reason
+            return response
+        self._resets += 1
+        self._resetting = threading.Thread(target=self._run_reset, args=(request.seed,), daemon=True)
+        self._resetting.start()
+        response.ok, response.reset = True, self._resets
+        return response
+
+    def _run_reset(self, seed: int) -> None:
+        try:
+            self._driver.reset(seed)
+        except PLDError as error:
+            self.get_logger().error(f"reset failed: {error}")
+
+    def diagnostics(self) -> dict[str, Any]:
+        return {"stopped": self._stopped, "paused": self._paused}
+
+    def close(self) -> None:
+        self._driver.close()
+
+
+def _fill_pose(pose: Any, state: RobotState) -> None:
+    pose.position.x, pose.position.y, pose.position.z = map(float, state.position)
+    w, x, y, z = map(float, state.quaternion)
+    pose.orientation.w, pose.orientation.x, pose.orientation.y, pose.orientation.z = w, x, y, z
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    return run_node(RobotNode, args, real_time=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
