@@ -1,0 +1,31 @@
+"""ROS tests use the real rclpy, on a DDS domain of their own, and leave no shared memory behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pld_ros import shared_memory
+from pld_ros.environment import prepare_this_process
+
+DOMAIN = os.getpid() % 100 + 1
+prepare_this_process(DOMAIN)  # before anything imports rclpy; processes that tests start inherit it
+
+
+@pytest.fixture(scope="session")
+def domain() -> int:
+    """The DDS domain of this test session, so that two sessions on one machine do not meet."""
+    return DOMAIN
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_leftovers_in_shared_memory() -> Iterator[None]:
+    yield
+    shared_memory.remove_dead_files()  # of the processes that tests killed on purpose
+    open_still = [
+        line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/dev/shm/fast" in line
+    ]
+    assert not open_still, f"a test has not shut rclpy down, these are still open: {open_still}"
