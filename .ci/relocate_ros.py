@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy
 
-NUMPY_HEADERS = re.compile(r"/opt/python/cp\d+-cp\d+/lib/python[\d.]+/site-packages/numpy/_core/include")
-PYTHON_HEADERS = re.compile(r"/opt/python/cp\d+-cp\d+/include/python[\d.]+")
-TINYXML2 = re.compile(r"/usr/lib64/libtinyxml2\.so")
+# Any absolute path that ends like these, so that a virtual environment that was moved is mended too.
+NUMPY_HEADERS = re.compile(r"/[^;\"\s]*/site-packages/numpy/_core/include")
+PYTHON_HEADERS = re.compile(r"/[^;\"\s]*/include/python\d\.\d+(?=[;\"])")
+TINYXML2 = re.compile(r"/[^;\"\s]*/libtinyxml2[^/;\"\s]*\.so[.\d]*")
 
 
 def main() -> int:
@@ -28,7 +29,7 @@ def main() -> int:
         PYTHON_HEADERS: sysconfig.get_path("include"),
         TINYXML2: str(bundled[0]),
     }
-    files = [*prefix.glob("share/**/*.cmake"), *prefix.glob("lib/**/*.cmake")]
+    files = [*prefix.glob("share/*/cmake/*.cmake"), *prefix.glob("lib/cmake/**/*.cmake")]
     changed = sum(relocate(file, here) for file in files)
     print(f"ROS wheels: {changed} of {len(files)} CMake files relocated to {prefix}")
     return 0
