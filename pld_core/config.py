@@ -125,6 +125,17 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class RosConfig:
+    """How ``--runner ros`` reaches the nodes of a station."""
+
+    attach: bool = False  # to a graph that is running (pld launch, ros2 launch); otherwise one is started
+    realtime: bool = False  # of a simulated arm in a graph started here; otherwise as fast as the machine can
+    records_address: str = "tcp://127.0.0.1:5757"  # where the replay logger delivers; the learner listens here
+    weights_address: str = "tcp://127.0.0.1:5758"  # where the controller fetches weights
+    ready_timeout_s: float = 120.0  # seconds to wait for a controller or a VLA server
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """What the report shows."""
 
@@ -142,6 +153,7 @@ class TrainConfig:
     robot: str = "fr3_sim"  # a station that the task is made for; none: the task brings its own
     policy: str = "compact"  # base policy: compact (CompactVLA), an installed name, or module:factory
     reward: str = "binary"
+    runner: str = "local"  # where episodes happen: local (simulated in this process), ros (a station's nodes)
     seed: int = 0
     name: str = ""  # of the run folder; empty: <preset>-seed<seed>, with the task where the preset is not made for it
     runs_dir: str = "runs"
@@ -157,6 +169,7 @@ class TrainConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    ros: RosConfig = field(default_factory=RosConfig)
 
     @property
     def run_name(self) -> str:
@@ -173,7 +186,7 @@ FALLBACK_PRESET = "custom"  # for tasks that no preset is made for
 UNNAMED = "custom"  # task and policy of that preset: the user is to name theirs
 
 # Settings that may differ when a run is resumed: they do not change what is computed.
-FREE_ON_RESUME = ("preset", "name", "runs_dir", "fresh", "wandb", "learn.checkpoint_seconds", "report.*")
+FREE_ON_RESUME = ("preset", "name", "runs_dir", "fresh", "wandb", "learn.checkpoint_seconds", "report.*", "ros.*")
 
 
 def load_config(preset: str = "peg_insertion", overrides: Mapping[str, Any] | None = None) -> TrainConfig:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pld_core.errors import ConfigError, UnknownNameError
 
-Kind = Literal["tasks", "robots", "drivers", "policies", "rewards", "adapters"]
+Kind = Literal["tasks", "robots", "drivers", "policies", "rewards", "adapters", "runners", "cameras"]
 
 _SINGULAR = {
     "tasks": "task",
@@ -26,6 +26,8 @@ _SINGULAR = {
     "policies": "policy",
     "rewards": "reward",
     "adapters": "adapter",
+    "runners": "runner",
+    "cameras": "camera driver",
 }
 _EXTRAS = {
     "rclpy": "ros",

@@ -111,7 +111,7 @@ def for_task(config: TrainConfig, task: str) -> TrainConfig:
     return config if task == config.task else dataclasses.replace(config, task=task, robot=_station_of(task))
 
 
-def check_station(robot: str, task: str) -> None:
+def check_station(robot: str, task: str, runner: str = "local") -> None:
     """Refuse a robot that does not exist, that cannot be reached, or that the task is not made for.
 
     Raises UnknownNameError, RobotUnavailableError or ConfigError, in this order.
@@ -119,11 +119,12 @@ def check_station(robot: str, task: str) -> None:
     if robot == NO_ROBOT:
         return
     station = load_robot(robot)
-    if not station.is_simulated:
+    if not station.is_simulated and runner == "local":
         twin = station.simulated_twin
         raise RobotUnavailableError(
-            f"No arm answers as {station.name!r} ({station.driver} at {station.address or 'no address'}): this version "
-            f"drives simulated robots only." + (f" Use the simulated twin, {twin} or {twin.upper()}()." if twin else "")
+            f"No arm answers as {station.name!r} ({station.driver} at {station.address or 'no address'}): real "
+            "arms are driven by their nodes, with --runner ros."
+            + (f" Use the simulated twin, {twin} or {twin.upper()}()." if twin else "")
         )
     wanted = _station_of(task)
     if wanted not in (NO_ROBOT, station.name):

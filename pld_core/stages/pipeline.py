@@ -51,7 +51,7 @@ class Pipeline:
         start = config or load_config(preset or preset_for(task or TrainConfig.task))
         self.config = validate(_override(for_task(start, task) if task else start, settings))
         _check_named(self.config)
-        check_station(self.config.robot, self.config.task)
+        check_station(self.config.robot, self.config.task, self.config.runner)
         self._objects = objects
 
     @classmethod

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pld_core import bring
+from pld_core import bring, registry
 from pld_core.checkpoint import load_checkpoint
 from pld_core.config import TrainConfig
 from pld_core.console import Console
@@ -42,10 +42,13 @@ class Workspace:
 
     @cached_property
     def runner(self) -> BackgroundRunner:
-        """The environments with the frozen base."""
+        """The environments (or the station) with the frozen base."""
+        residual, features = self.algorithm.residual, self.config.learn.policy_features
+        if self.config.runner != "local":
+            make = registry.load("runners", self.config.runner)
+            return BackgroundRunner(lambda: make(self.config, self.folder, self.policy, residual, features))
         factory = bring.environment_factory(self._objects.get("task", self.config.task))
         reward = bring.reward_factory(self._objects.get("reward", self.config.reward))
-        residual, features = self.algorithm.residual, self.config.learn.policy_features
         return BackgroundRunner(
             lambda: LocalRunner(
                 factory(self.config.lanes), self.policy, reward, self.config.replan_every, residual, features

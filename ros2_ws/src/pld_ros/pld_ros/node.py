@@ -183,14 +183,21 @@ class Spinner:
     """Runs a node's callbacks on a thread of their own, for nodes whose main thread keeps a rhythm."""
 
     def __init__(self, node: Node) -> None:
-        self._executor = SingleThreadedExecutor()
+        self.fault: BaseException | None = None
+        self._context = node.context
+        self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(node)
         self._thread = threading.Thread(target=self._spin, name="callbacks", daemon=True)
         self._thread.start()
 
     def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
+        try:
             self._executor.spin()
+        except ExternalShutdownException:
+            pass
+        except BaseException as fault:  # a node that hears nothing any more must not go on acting
+            self.fault = fault
+            rclpy.try_shutdown(context=self._context)
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -245,6 +252,8 @@ def _work(node: PldNode) -> None:
         work()
     finally:
         spinner.close()
+        if spinner.fault is not None:
+            raise spinner.fault
 
 
 def real_time_priority() -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pld_core import registry
 from pld_core.errors import ConfigError
-from pld_core.interfaces import RobotDriver
-from pld_core.stations import RobotConfig
+from pld_core.interfaces import CameraDriver, RobotDriver
+from pld_core.stations import CameraConfig, RobotConfig
 
 
 def make_driver(station: RobotConfig, task: str, *, realtime: bool = True) -> RobotDriver:
@@ -27,6 +27,11 @@ def make_driver(station: RobotConfig, task: str, *, realtime: bool = True) -> Ro
             f"{station.action_spec} and {driver.spec()}. Correct rate_hz, translation_m, rotation_rad or frame."
         )
     return driver
+
+
+def make_camera(camera: CameraConfig) -> CameraDriver:
+    """The driver of a real camera, not open yet; made from its part of the station's file."""
+    return registry.load("cameras", camera.driver)(camera)
 
 
 def _called(make: Any, station: RobotConfig, *arguments: Any, **options: Any) -> RobotDriver:

@@ -31,12 +31,9 @@ class CameraNode(PldNode):
         super().__init__("camera")
         given = list(self.setting("cameras", [""]))
         self._cameras = {name: self._config(name) for name in given if name} or dict(self.station.cameras)
-        self._images = {
-            n: self.create_publisher(Image, topics.camera_image(n), topics.OBSERVATION) for n in self._cameras
-        }
-        self._infos = {
-            n: self.create_publisher(CameraInfo, topics.camera_info(n), topics.SENSOR) for n in self._cameras
-        }
+        make, names = self.create_publisher, list(self._cameras)
+        self._images = {name: make(Image, topics.camera_image(name), topics.OBSERVATION) for name in names}
+        self._infos = {name: make(CameraInfo, topics.camera_info(name), topics.SENSOR) for name in names}
         self._raw = {
             name: make(Image, topics.camera_raw(name), topics.SENSOR)
             for name, camera in self._cameras.items()

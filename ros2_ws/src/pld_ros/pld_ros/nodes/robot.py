@@ -43,6 +43,7 @@ class RobotNode(PldNode):
         self._sequence = -1
         self._commanded_at: int | None = None  # monotonic nanoseconds; None: nothing is moving
         self._stopped = self._paused = False
+        self._resets = 0  # finished, as the last state says
         self._resetting: threading.Thread | None = None
         self._make_publishers()
         deadline = None if self.simulated_time else WATCHDOG_PERIODS * self.period_s
@@ -57,7 +58,7 @@ class RobotNode(PldNode):
         self._poses = self.create_publisher(PoseStamped, topics.TOOL_POSE, topics.SENSOR)
         self._joints = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR)
         self._simulator = self.create_publisher(SimulatorState, topics.SIMULATOR_STATE, topics.OBSERVATION)
-        self._clock = self.create_publisher(ClockMsg, "/clock", 10) if self.simulated_time else None
+        self._time = self.create_publisher(ClockMsg, "/clock", 10) if self.simulated_time else None
 
     # -- state out -------------------------------------------------------------------------------
 
@@ -77,8 +78,9 @@ class RobotNode(PldNode):
 
     def _publish(self, state: RobotState) -> None:
         stamp = time_msg(state.stamp_ns)
-        if self._clock is not None:
-            self._clock.publish(ClockMsg(clock=stamp))
+        self._resets = state.resets
+        if self._time is not None:
+            self._time.publish(ClockMsg(clock=stamp))
         message = RobotStateMsg(
             mode=state.mode, fault=state.fault, joint_names=list(state.joint_names),
             joint_positions=state.joint_positions.tolist(), gripper_width=float(state.gripper_width_m),
@@ -176,10 +178,9 @@ class RobotNode(PldNode):
             reason = "the emergency stop is pressed" if self._stopped else "a reset is under way"
             response.ok, response.message = False, reason
             return response
-        self._resets += 1
         self._resetting = threading.Thread(target=self._run_reset, args=(request.seed,), daemon=True)
         self._resetting.start()
-        response.ok, response.reset = True, self._resets
+        response.ok, response.reset = True, self._resets + 1
         return response
 
     def _run_reset(self, seed: int) -> None:
