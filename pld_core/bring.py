@@ -94,14 +94,31 @@ def base_policy(given: Any) -> BasePolicy:
 
 
 def reward_factory(given: Any) -> Callable[[], RewardModel]:
-    """A maker of reward models (one per lane) from a name, a factory or a model."""
+    """A maker of reward models (one per lane) from a name, a factory or a model.
+
+    A name may come with an argument, as in ``classifier:runs/x/success.ckpt``.
+    """
     if isinstance(given, str):
-        given = registry.load("rewards", given)
+        given = _named_reward(given)
     if hasattr(given, "score") and not isinstance(given, type):
         return lambda: _own_copy(given)
     if callable(given):
         return cast(Callable[[], RewardModel], given)
     raise ConfigError(f"{type(given).__name__} is no reward: give an object with score(step), or a name like 'binary'.")
+
+
+def _named_reward(given: str) -> Any:
+    """What ``name``, ``name:argument`` or ``module:attribute`` stands for; an installed name comes first."""
+    name, colon, argument = given.partition(":")
+    if name not in registry.names("rewards"):
+        return registry.load("rewards", given)
+    make = registry.load("rewards", name)
+    wanted = [p.name for p in inspect.signature(make).parameters.values() if p.default is p.empty]
+    if wanted and not argument:
+        raise ConfigError(f"The reward {name!r} needs its {wanted[0]}: give `{name}:<{wanted[0]}>`.")
+    if colon and not wanted:
+        raise ConfigError(f"The reward {name!r} takes no argument; give `{name}` instead of {given!r}.")
+    return make(argument) if wanted else make
 
 
 def _own_copy(reward: RewardModel) -> RewardModel:

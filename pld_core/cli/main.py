@@ -13,7 +13,7 @@ from pld_core.errors import PLDError, UnknownNameError
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 
-# verb -> what `pld --help` says; each lives in pld_core/cli/<verb>.py with `run(args) -> exit status`
+# verb -> what `pld --help` says; each lives in pld_core/cli/<verb>.py (reward_train.py) with `run(args) -> exit status`
 VERBS: Mapping[str, str] = {
     "train": "the whole loop: harvest, learn, probe, distill, eval, report",
     "harvest": "roll the base VLA out and keep its successes",
@@ -22,6 +22,7 @@ VERBS: Mapping[str, str] = {
     "distill": "fine-tune the base VLA on them",
     "eval": "success rates of base, specialist and distilled VLA",
     "report": "write report.html of a run",
+    "reward-train": "train a success classifier from labelled episodes",
     "bench": "measure speed on this machine; the last line is JSON",
     "doctor": "check this machine and say what to fix",
 }
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UnknownNameError("command", verb, VERBS, "See `pld --help`.")
-        return importlib.import_module(f"pld_core.cli.{verb}").run(rest) or 0
+        return importlib.import_module(f"pld_core.cli.{verb.replace('-', '_')}").run(rest) or 0
     except PLDError as error:
         if debug:
             traceback.print_exc()

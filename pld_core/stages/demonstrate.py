@@ -71,10 +71,11 @@ def _episode(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | N
         steps.append(step)
         clean.append(command)
         executed.append(pushed)
-    return _assemble(EpisodeSpec(environment.task, seed, "oracle"), steps, np.stack(clean), np.stack(executed))
+    return assemble(EpisodeSpec(environment.task, seed, "oracle"), steps, np.stack(clean), np.stack(executed))
 
 
-def _assemble(spec: EpisodeSpec, steps: Sequence[TimeStep], clean: np.ndarray, executed: np.ndarray) -> Episode:
+def assemble(spec: EpisodeSpec, steps: Sequence[TimeStep], clean: np.ndarray, executed: np.ndarray) -> Episode:
+    """The episode of an expert: steps ``[T + 1]`` of the environment, clean and executed commands ``[T, A]``."""
     first, last, ticks = steps[0].observation, steps[-1], len(clean)
     proprio = np.stack([s.observation.proprio for s in steps])
     return Episode(

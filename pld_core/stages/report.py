@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -75,7 +75,6 @@ def read_run(folder: Path) -> RunData:
 
 def render(data: RunData) -> str:
     """The whole page."""
-    style = (importlib.resources.files("pld_core.stages") / "report.css").read_text(encoding="utf-8")
     task = str(data.evaluation.get("task") or _setting(data.config_text, "task") or data.folder.name)
     parts = [
         _header(data, task),
@@ -87,11 +86,17 @@ def render(data: RunData) -> str:
         sections.stage_table(data),
         sections.provenance(data),
     ]
+    return page(f"{task} · PLD report", [part for part in parts if part])
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A whole HTML page in the look of all reports, with nothing outside of it."""
+    style = (importlib.resources.files("pld_core.stages") / "report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(task)} · PLD report</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
 

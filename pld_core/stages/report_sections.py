@@ -40,7 +40,7 @@ def success(data: RunData) -> str:
     if not bars:
         return ""
     lead = "Held-out seeds, the same for all three. Whiskers are Wilson 95 % intervals."
-    return _section("Success", bar_chart(bars, "success rates"), lead)
+    return section("Success", bar_chart(bars, "success rates"), lead)
 
 
 def videos(data: RunData) -> str:
@@ -54,7 +54,7 @@ def videos(data: RunData) -> str:
             )
     if not figures:
         return ""
-    return _section("One seed, three policies", f'<div class="videos">{"".join(figures)}</div>')
+    return section("One seed, three policies", f'<div class="videos">{"".join(figures)}</div>')
 
 
 def learning_curve(data: RunData) -> str:
@@ -77,7 +77,7 @@ def learning_curve(data: RunData) -> str:
         return ""
     references = _base_reference(data)
     chart = legend(series, references) + line_chart(series, "environment steps", "success", references, percent=True)
-    return _section(
+    return section(
         "Learning curve", chart, "Bands are 95 % intervals. Validation seeds differ from the test seeds above."
     )
 
@@ -105,7 +105,7 @@ def critic(data: RunData) -> str:
     if small:
         body += f"<details{'' if values else ' open'}><summary>Losses, entropy and scales</summary>"
         body += f'<div class="small-charts" style="margin-top:18px">{"".join(small)}</div></details>'
-    return _section("Critic", body, lead if values else "")
+    return section("Critic", body, lead if values else "")
 
 
 def ablations(data: RunData) -> str:
@@ -115,7 +115,7 @@ def ablations(data: RunData) -> str:
         if body:
             margin = ' style="margin-top:26px"' if number else ""
             parts.append(f"<div{margin}><h3>{escape(str(found.get('title', 'Ablation')))}</h3>{body}</div>")
-    return _section("Ablations", "".join(parts)) if parts else ""
+    return section("Ablations", "".join(parts)) if parts else ""
 
 
 def _ablation(found: Mapping[str, Any]) -> str:
@@ -150,7 +150,7 @@ def stage_table(data: RunData) -> str:
     total = duration(sum(seconds.values()))
     head = '<tr><th>stage</th><th class="n">time</th><th></th><th>result</th></tr>'
     lead = f"{total} in all (minutes:seconds), interruptions left out."
-    return _section("Stages", f'<div class="scroll"><table>{head}{rows}</table></div>', lead)
+    return section("Stages", f'<div class="scroll"><table>{head}{rows}</table></div>', lead)
 
 
 def provenance(data: RunData) -> str:
@@ -171,10 +171,11 @@ def provenance(data: RunData) -> str:
         if value
     )
     settings = f"<details><summary>All settings</summary><pre>{escape(data.config_text)}</pre></details>"
-    return _section("Provenance", f'<table class="facts">{rows}</table>' + (settings if data.config_text else ""))
+    return section("Provenance", f'<table class="facts">{rows}</table>' + (settings if data.config_text else ""))
 
 
-def _section(title: str, body: str, lead: str = "") -> str:
+def section(title: str, body: str, lead: str = "") -> str:
+    """A card of the page; ``body`` is HTML, the others are text."""
     text = f'<p class="lead">{escape(lead)}</p>' if lead else '<p class="lead"></p>'
     return f"<section><h2>{escape(title)}</h2>{text}{body}</section>"
 

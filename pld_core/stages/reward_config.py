@@ -1,0 +1,55 @@
+"""The settings of ``pld reward-train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pld_core.errors import ConfigError
+from pld_core.stages.seeds import MOST_RUNS
+
+
+@dataclass(frozen=True)
+class RewardTrainConfig:
+    """Where the labelled episodes come from, what the classifier sees, and how strict it is."""
+
+    data: tuple[Path, ...] = ()  # folders of recorded, labelled episodes with images
+    task: str = ""  # simulated: its episodes are collected first; together with data, both are used
+    episodes: int = 1200  # to collect
+    seed: int = 0
+    out: str = ""  # folder of results; empty: runs/reward-<task>-seed<seed>
+    policy: str = "compact"  # that drives a part of the episodes: compact, an installed name, or module:factory
+    lanes: int = 8  # environments stepped together while collecting
+    cameras: tuple[str, ...] = ()  # what the classifier sees; empty: all that were recorded
+    proprio: bool = False  # does it also get the proprioception?
+    encoder: Literal["base", "scratch"] = "base"  # start from the base policy's eyes, or from fresh weights
+    hidden: tuple[int, ...] = (128, 64)  # widths of the MLP on top
+    steps: int = 3000  # gradient steps before hard negatives are mined; each mining round adds half as many
+    mining_rounds: int = 2
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    shift: int = 2  # pixels that a training image may be moved by
+    brightness: float = 0.08  # and what its light may change by, see rewards/classifier/augment.py
+    contrast: float = 0.15
+    tint: float = 0.06
+    max_false_positive_rate: float = 0.01  # per negative frame and per failed episode, on validation episodes
+    debounce: tuple[int, int] = (2, 3)  # N of M: positive in N of the last M ticks
+    predicate: str = ""  # must hold as well, e.g. "tool_z_m < 0.12 and gripper_width_m > 0.01"
+    robot: str = ""  # station that names the proprioception of recorded data; empty: the task's
+
+    def __post_init__(self) -> None:
+        if not (self.task or self.data):
+            raise ConfigError("Give --task NAME to collect episodes in simulation, or --data FOLDER of recorded ones.")
+        counts = {k: getattr(self, k) for k in ("episodes", "lanes", "steps", "batch_size")}
+        if min(counts.values()) < 1 or self.shift < 0:
+            raise ConfigError(f"{', '.join(counts)} must be 1 or more and shift 0 or more; got {counts}, {self.shift}.")
+        if not 0 <= self.seed < MOST_RUNS:
+            raise ConfigError(f"seed must be 0 to {MOST_RUNS - 1}, got {self.seed}.")
+
+    @property
+    def folder(self) -> Path:
+        if self.out:
+            return Path(self.out)
+        about = self.task.replace(":", ".") or self.data[0].resolve().parent.name
+        return Path("runs") / f"reward-{about}-seed{self.seed}"

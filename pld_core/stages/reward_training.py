@@ -1,0 +1,245 @@
+"""``pld reward-train``: labelled episodes to a calibrated success classifier with its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pld_core import bring, system
+from pld_core.console import Console
+from pld_core.data.episode_store import EpisodeStore
+from pld_core.errors import ConfigError
+from pld_core.interfaces import BasePolicy
+from pld_core.rewards.classifier.augment import Augmentation
+from pld_core.rewards.classifier.calibration import calibrate, calibration_error, choose_threshold
+from pld_core.rewards.classifier.dataset import Frames, read_frames, split
+from pld_core.rewards.classifier.drift import DriftMonitor
+from pld_core.rewards.classifier.measures import Scored, measure, roc
+from pld_core.rewards.classifier.model import Decision, SuccessClassifier
+from pld_core.rewards.classifier.network import NetworkShape, init_network, judge_many, take_eyes
+from pld_core.rewards.classifier.training import ClassifierTraining, train_classifier
+from pld_core.rewards.debounce import Debounce
+from pld_core.rewards.predicate import Predicate
+from pld_core.stages.reward_config import RewardTrainConfig
+from pld_core.stages.reward_data import collect_labelled
+from pld_core.stages.reward_report import write_reward_report
+from pld_core.stages.workspace import shipped_base
+from pld_core.stations import load_robot, load_task, task_names
+from pld_core.storage import write_json
+from pld_core.vla.compact_vla import CompactVLA
+from pld_core.vla.layers import Params
+
+CHECKPOINT = "success.ckpt"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Frames with what the network says of them: logits ``[N]``, features ``[N, F]``."""
+
+    frames: Frames
+    logits: np.ndarray
+    features: np.ndarray
+
+    def scored(self, classifier: SuccessClassifier) -> list[Scored]:
+        """Every episode with its calibrated probabilities."""
+        frames, decision = self.frames, classifier.decision
+        probability = decision.calibration.probability(self.logits)
+        allowed = decision.parsed().holds_each(frames.proprio)
+        parts = [frames.rows(n) for n in range(len(frames.names))]
+        return [
+            Scored(name, source, probability[rows], frames.success[rows], allowed[rows])
+            for name, source, rows in zip(frames.names, frames.sources, parts, strict=True)
+        ]
+
+
+def train_reward(config: RewardTrainConfig) -> dict[str, Any]:
+    """Collect (where a task is named), train, decide, measure, report; returns what metrics.json holds.
+
+    Interrupted, the same call goes on: episodes and training states are kept in the folder.
+    """
+    folder = config.folder
+    with Console(("collect", "train", "measure"), f"PLD success classifier -> {folder}") as console:
+        policy = _policy(config)
+        names = _proprio_names(config)
+        Predicate.parse(config.predicate, names)  # before the hours, not after
+        if config.task:
+            names = _collect(config, policy, console) or names
+        parts = split(read_frames(_folders(config), config.cameras), config.seed)
+        network = _train(config, policy, parts[0], console)
+        with console.stage("measure"):
+            classifier, judged = _decide(config, network, parts, names)
+            classifier.save(folder / CHECKPOINT)
+            metrics = _metrics(classifier, judged)
+            write_json(folder / "metrics.json", metrics)
+            held = judged["held-out"]
+            path = write_reward_report(folder, classifier, held.frames, held.logits, held.scored(classifier), metrics)
+        console.note(_closing(metrics, folder / CHECKPOINT, path))
+    return metrics
+
+
+# -- data --------------------------------------------------------------------------------------------
+
+
+def _folders(config: RewardTrainConfig) -> list[Path]:
+    return [*([config.folder / "episodes"] if config.task else []), *config.data]
+
+
+def _policy(config: RewardTrainConfig) -> BasePolicy | None:
+    """What drives while collecting, and whose eyes the classifier may take over."""
+    if config.policy == "compact":
+        return CompactVLA.load(shipped_base("flow"))
+    if config.policy.endswith(".vla"):
+        return CompactVLA.load(Path(config.policy))
+    return bring.base_policy(config.policy)
+
+
+def _collect(config: RewardTrainConfig, policy: BasePolicy | None, console: Console) -> tuple[str, ...]:
+    """Episodes of the task into ``episodes``; returns the names of its proprioception."""
+    store = EpisodeStore(config.folder / "episodes")
+    environments = bring.environment_factory(config.task)(config.lanes)
+    try:
+        with console.stage("collect", config.episodes, "episodes") as shown:
+            collect_labelled(
+                environments, policy, store, config.episodes, config.seed,  # type: ignore[arg-type]
+                on_progress=lambda done, metrics: shown.update(done, **metrics),
+            )  # fmt: skip
+        return tuple(environments[0].observation_spec.proprio_names)
+    finally:
+        for environment in environments:
+            environment.close()
+
+
+def _proprio_names(config: RewardTrainConfig) -> tuple[str, ...]:
+    robot = config.robot
+    if not robot and config.task in task_names():
+        robot = load_task(config.task).robot
+    return tuple(load_robot(robot).proprio) if robot and robot != "none" else ()
+
+
+# -- training ----------------------------------------------------------------------------------------
+
+
+def _train(
+    config: RewardTrainConfig, policy: BasePolicy | None, frames: Frames, console: Console
+) -> tuple[NetworkShape, Params, dict[str, np.ndarray]]:
+    shape = NetworkShape(frames.cameras, frames.proprio.shape[1] if config.proprio else 0, config.hidden)
+    if config.encoder == "base":
+        if not isinstance(policy, CompactVLA):
+            raise ConfigError(
+                f"{type(policy).__name__} has no image encoder to start from; train with --encoder scratch."
+            )
+        shape = dataclasses.replace(shape, encoder=policy.shape.config)
+    params, stats = init_network(shape, config.seed)
+    if config.encoder == "base":
+        params["cameras"], stats["text"] = take_eyes(policy, frames.cameras, frames.instruction)  # type: ignore[arg-type]
+    training = ClassifierTraining(
+        steps=config.steps, batch_size=config.batch_size, learning_rate=config.learning_rate,
+        mining_rounds=config.mining_rounds, seed=config.seed,
+        augmentation=Augmentation(config.shift, config.brightness, config.contrast, config.tint),
+    )  # fmt: skip
+    with console.stage("train", training.total_steps, "steps") as shown:
+        params, stats = train_classifier(
+            params, stats, shape, frames, training, config.folder / "training",
+            progress=lambda step, loss: shown.update(step, loss=loss),
+        )  # fmt: skip
+    return shape, params, stats
+
+
+def _decide(
+    config: RewardTrainConfig,
+    network: tuple[NetworkShape, Params, dict[str, np.ndarray]],
+    parts: Sequence[Frames],
+    names: tuple[str, ...],
+) -> tuple[SuccessClassifier, dict[str, Judged]]:
+    """Calibration, threshold and drift alarm, all from the validation episodes; the held-out ones are only judged."""
+    judged = {
+        part: Judged(frames, *judge_many(*network, frames.images, frames.proprio))
+        for part, frames in zip(("training", "validation", "held-out"), parts, strict=True)
+    }
+    seen = judged["validation"]
+    debounce = Debounce(*config.debounce)
+    decision = Decision(calibrate(seen.logits, seen.frames.success), 0.5, debounce, config.predicate, names)
+    drift = DriftMonitor.fit(judged["training"].features, seen.features)
+    draft = SuccessClassifier(*network, decision, drift)
+    episodes = [(np.where(e.allowed, e.probability, 0.0), e.success) for e in seen.scored(draft)]
+    threshold = choose_threshold(episodes, debounce, config.max_false_positive_rate)
+    decision = dataclasses.replace(decision, threshold=threshold)
+    return SuccessClassifier(*network, decision, drift, _provenance(config, parts)), judged
+
+
+def _provenance(config: RewardTrainConfig, parts: Sequence[Frames]) -> dict[str, Any]:
+    revision, dirty = system.git_revision()
+    names = ("training", "validation", "held_out")
+    return {
+        "settings": {k: _plain(v) for k, v in dataclasses.asdict(config).items()},
+        "folders": [str(folder) for folder in _folders(config)],
+        "episodes": {name: len(frames.names) for name, frames in zip(names, parts, strict=True)},
+        "frames": {name: len(frames) for name, frames in zip(names, parts, strict=True)},
+        "positive_frames": {name: int(f.success.sum()) for name, f in zip(names, parts, strict=True)},
+        "instruction": parts[0].instruction,
+        "git": revision,
+        "dirty": dirty,
+        "machine": system.describe(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+# -- results -----------------------------------------------------------------------------------------
+
+
+def _metrics(classifier: SuccessClassifier, judged: dict[str, Judged]) -> dict[str, Any]:
+    decision = classifier.decision
+    metrics: dict[str, Any] = {
+        "checkpoint": CHECKPOINT,
+        "threshold": decision.threshold,
+        "temperature": decision.calibration.temperature,
+        "offset": decision.calibration.offset,
+        "debounce": [decision.debounce.needed, decision.debounce.window],
+        "predicate": decision.predicate,
+        "cameras": [list(camera) for camera in classifier.shape.cameras],
+        "provenance": classifier.provenance,
+    }
+    for part in ("validation", "held-out"):
+        data = judged[part]
+        episodes = data.scored(classifier)
+        raw = 1.0 / (1.0 + np.exp(-np.clip(data.logits, -30, 30)))
+        truth = data.frames.success
+        metrics[part.replace("-", "_")] = {
+            **measure(episodes, decision.threshold, decision.debounce),
+            "area_under_roc": roc(episodes)[2],
+            "calibration_error": {
+                "before": calibration_error(raw, truth),
+                "after": calibration_error(decision.calibration.probability(data.logits), truth),
+            },
+            "drift_alarms": float(classifier.drift.drifted(data.features).mean()),
+            "by_source": {
+                source: measure([e for e in episodes if e.source == source], decision.threshold, decision.debounce)
+                for source in sorted(set(data.frames.sources))
+            },
+        }
+    return metrics
+
+
+def _closing(metrics: dict[str, Any], checkpoint: Path, report: Path) -> str:
+    held = metrics["held_out"]
+
+    def percent(section: str, name: str) -> str:
+        found = held[section][name]
+        return f"{100 * found['rate']:.1f} % ({found['count']}/{found['of']})"
+
+    return (
+        f"held-out episodes: recall {percent('episodes', 'recall')}, "
+        f"false positives {percent('episodes', 'false_positive')}; per frame: recall {percent('frames', 'recall')}, "
+        f"false positives {percent('frames', 'false_positive')}\n"
+        f"use it: pld train --reward classifier:{checkpoint}\nreport: {report}"
+    )
