@@ -43,6 +43,10 @@ class StorageError(PLDError):
     """Writing failed (full disk, permissions); what was recorded before is intact."""
 
 
+class LinkError(PLDError):
+    """The actor-learner link was given something malformed, too large or at a wrong address."""
+
+
 class RobotError(PLDError):
     """Base of everything that can go wrong with a robot."""
 

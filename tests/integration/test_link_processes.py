@@ -1,0 +1,344 @@
+"""The actor-learner link between processes that are killed: each record once, in order, none lost.
+
+This file is also the program that the tests start and kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pld_core.link import RecordReceiver, RecordSender, WeightsPublisher, WeightsSubscriber
+
+ROW = 370  # floats in a record: about 1.5 kB
+
+# -- the programs --------------------------------------------------------------------------------------
+
+
+def record(number: int) -> dict:
+    return {"number": number, "row": np.full(ROW, number, np.float32)}
+
+
+def learner(address: str, state: str, log: str) -> None:
+    """Writes ``got SENDER SEQUENCE NUMBER``, acknowledges, writes ``ack SENDER SEQUENCE``."""
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with RecordReceiver(address, Path(state) if state else None) as receiver:
+        os.write(file, b"start\n")
+        while os.getppid() != 1:
+            received = receiver.receive(0.2)
+            if received is None:
+                os.write(file, b"lost %d\n" % receiver.lost)
+                continue
+            number = received.record["number"]
+            assert np.array_equal(received.record["row"], record(number)["row"])
+            key = f"{received.sender} {received.sequence}"
+            os.write(file, f"got {key} {number}\n".encode())
+            received.acknowledge()
+            os.write(file, f"ack {key}\n".encode())
+
+
+def robot(address: str, spool: str, name: str, total: str) -> None:
+    """Sends the records up to ``total`` that processes before it have not sent; says each number."""
+    with RecordSender(address, Path(spool), name, heartbeat_s=0.1) as sender:
+        for number in range(sender.sent + 1, int(total) + 1):
+            assert sender.send(record(number)) == number
+            os.write(1, b"%d\n" % number)
+        assert sender.flush(60.0)
+        assert sender.pending == 0
+
+
+def publisher(address: str, version: str, value: str) -> None:
+    with WeightsPublisher(address) as link:
+        link.publish(version, {"layer": {"w": np.full((500, 400), float(value), np.float32)}}, {"steps": 7})
+        print("published", flush=True)
+        while os.getppid() != 1:
+            time.sleep(0.1)
+
+
+def subscriber(address: str, version: str) -> None:
+    with WeightsSubscriber(address, heartbeat_s=0.1) as link:
+        weights = link.wait_for(version, 60.0)
+        assert weights is not None
+        print(weights.version, float(weights.arrays["layer"]["w"].mean()), flush=True)
+
+
+# -- starting, killing, counting -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(program, *arguments: object, output: int | None = subprocess.DEVNULL):
+    command = [sys.executable, __file__, program.__name__, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=output)
+    try:
+        yield process
+    finally:
+        kill(process)
+        if process.stdout:
+            process.stdout.close()
+
+
+def kill(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def free_address() -> str:
+    """Below the ports that outgoing connections use, so that it is still free after a restart."""
+    for port in range(20_000 + os.getpid() % 5000, 32_000):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return f"tcp://127.0.0.1:{port}"
+    raise RuntimeError("no free port")
+
+
+def wait_until(condition, timeout_s: float = 60.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def lines(log: Path) -> list[list[str]]:
+    text = log.read_text() if log.exists() else ""
+    return [line.split() for line in text.splitlines() if line]
+
+
+def delivered(log: Path) -> int:
+    return sum(line[0] == "got" for line in lines(log))
+
+
+def check_log(log: Path, totals: dict[str, int]) -> None:
+    """Each sender's records came in order, all of them, and none again after it was acknowledged.
+
+    Only the one record that was under way when the learner died may be there twice: got, but killed
+    before it could say that it had acknowledged it.
+    """
+    last_got, last_acknowledged = dict.fromkeys(totals, 0), dict.fromkeys(totals, 0)
+    first = False
+    restarted: set[str] = set()
+    for kind, *rest in lines(log):
+        if kind == "start":
+            restarted = set(totals) if first else set()
+            first = True
+        elif kind == "lost":
+            assert rest == ["0"]
+        elif kind == "ack":
+            last_acknowledged[rest[0]] = int(rest[1])
+        else:
+            sender, sequence, number = rest[0], int(rest[1]), int(rest[2])
+            assert sequence == number
+            again = sender in restarted and sequence == last_got[sender] == last_acknowledged[sender] + 1
+            assert again or sequence == last_got[sender] + 1, f"{sequence} after {last_got[sender]} of {sender}"
+            restarted.discard(sender)
+            last_got[sender] = sequence
+    assert last_got == last_acknowledged == totals
+
+
+# -- records -------------------------------------------------------------------------------------------
+
+
+def test_killed_learners_get_every_record_once(tmp_path):
+    """The learner is absent at first, then killed twice in the middle; two robots send all the time."""
+    address, log, state = free_address(), tmp_path / "log", tmp_path / "state"
+    totals = {"left": 4000, "right": 4000}
+    with contextlib.ExitStack() as stack:
+        robots = [stack.enter_context(running(robot, address, tmp_path / name, name, n)) for name, n in totals.items()]
+        wait_until(lambda: all((tmp_path / name / "identity.json").exists() for name in totals))
+        for deaths in (1, 2):
+            with running(learner, address, state, log):
+                wait_until(lambda deaths=deaths: delivered(log) > 1500 * deaths)
+        with running(learner, address, state, log):
+            assert [process.wait(60) for process in robots] == [0, 0]
+    check_log(log, totals)
+
+
+def test_a_learner_that_never_came_and_one_without_memory(tmp_path):
+    """A robot is killed before any learner was there; its spool goes to a learner that keeps no state."""
+    address, log = free_address(), tmp_path / "log"
+    with running(robot, address, tmp_path / "spool", "robot", 500, output=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != b"500\n":
+            pass
+    with (
+        running(robot, address, tmp_path / "spool", "robot", 600) as process,
+        running(learner, address, "", log),
+    ):
+        assert process.wait(60) == 0
+    check_log(log, {"robot": 600})
+
+
+def test_killed_senders_go_on_with_their_spool(tmp_path):
+    """What ``send`` has numbered is delivered, whatever becomes of the sender."""
+    address, log, spool = free_address(), tmp_path / "log", tmp_path / "spool"
+    total = 6000
+    with running(learner, address, tmp_path / "state", log):
+        for killed_at in (b"1000\n", b"2500\n", b"4000\n"):
+            with running(robot, address, spool, "robot", total, output=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                while process.stdout.readline() != killed_at:
+                    assert process.poll() is None
+                kill(process)
+                said = [int(line) for line in process.stdout.read().split()]
+            with RecordSender("tcp://127.0.0.1:1", spool, "robot") as sender:
+                assert sender.sent >= max(said, default=int(killed_at))
+        with running(robot, address, spool, "robot", total) as process:
+            assert process.wait(60) == 0
+    check_log(log, {"robot": total})
+
+
+def test_both_die_again_and_again(tmp_path):
+    address, log, spool = free_address(), tmp_path / "log", tmp_path / "spool"
+    total = 5000
+    for deaths in range(1, 4):
+        with (
+            running(robot, address, spool, "robot", total),
+            running(learner, address, tmp_path / "state", log) as first,
+        ):
+            wait_until(lambda deaths=deaths: delivered(log) > 1000 * deaths - 500)
+            kill(first)
+            with running(learner, address, tmp_path / "state", log):
+                wait_until(lambda deaths=deaths: delivered(log) > 1000 * deaths)
+    with running(learner, address, tmp_path / "state", log), running(robot, address, spool, "robot", total) as last:
+        assert last.wait(60) == 0
+    check_log(log, {"robot": total})
+
+
+def refuse_from(sender: RecordSender, first: int) -> int:
+    """Send until the disk refuses; returns the number of the record that has to be sent again."""
+    from pld_core.errors import StorageError
+
+    number = first
+    try:
+        while True:
+            assert sender.send(record(number)) == number
+            number += 1
+    except StorageError:
+        return number
+
+
+def test_a_full_spool_and_then_a_learner(tmp_path):
+    address, log = free_address(), tmp_path / "log"
+    with RecordSender(address, tmp_path / "spool", "robot", spool_limit_bytes=300_000, heartbeat_s=0.1) as sender:
+        number = refuse_from(sender, 1)
+        assert 150 < number < 200
+        assert sender.sent == sender.pending == number - 1
+        with running(learner, address, tmp_path / "state", log):
+            for _ in range(5):
+                assert sender.flush(60.0)
+                number = refuse_from(sender, number)
+            assert sender.flush(60.0)
+    check_log(log, {"robot": number - 1})
+
+
+def test_a_full_disk_and_then_a_learner(tmp_path, monkeypatch):
+    """The disk takes half a record and then no more; the sender dies; its spool holds all it had taken."""
+    address, log = free_address(), tmp_path / "log"
+    real, room = os.pwrite, 100_000
+
+    def full_disk(file: int, data: bytes, offset: int) -> int:
+        nonlocal room
+        if len(data) > 8:  # not the marks, which have their room already
+            if room == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            data = data[:room]
+            room -= len(data)
+        return real(file, data, offset)
+
+    with RecordSender(address, tmp_path / "spool", "robot") as sender:
+        monkeypatch.setattr(os, "pwrite", full_disk)
+        number = refuse_from(sender, 1)
+        assert refuse_from(sender, number) == number
+        monkeypatch.undo()
+        assert sender.pending == number - 1 > 50
+    with (
+        running(learner, address, tmp_path / "state", log),
+        running(robot, address, tmp_path / "spool", "robot", 200) as process,
+    ):
+        assert process.wait(60) == 0
+    check_log(log, {"robot": 200})
+
+
+# -- weights -------------------------------------------------------------------------------------------
+
+
+def heard(process: subprocess.Popen) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().decode().strip()
+
+
+def test_weights_for_late_joiners_and_after_a_restart_of_the_learner(tmp_path):
+    address = free_address()
+    with WeightsSubscriber(address, heartbeat_s=0.05) as early:
+        assert early.latest() is None
+        with running(publisher, address, "v1", 1.0, output=subprocess.PIPE) as process:
+            first = early.wait_for("v1", 60.0)
+            assert first is not None
+            assert first.metadata == {"steps": 7}
+            assert early.connected
+            assert heard(process) == "published"
+            with running(subscriber, address, "v1", output=subprocess.PIPE) as late:
+                assert heard(late) == "v1 1.0"
+        wait_until(lambda: not early.connected)
+        assert early.latest() is first  # the robot keeps what it has
+        assert float(first.arrays["layer"]["w"].mean()) == 1.0
+        with running(publisher, address, "v2", 2.0):
+            second = early.wait_for("v2", 60.0)
+            assert second is not None
+            assert float(second.arrays["layer"]["w"].mean()) == 2.0
+            with running(subscriber, address, "v2", output=subprocess.PIPE) as late:
+                assert heard(late) == "v2 2.0"
+    with (
+        running(subscriber, address, "v3", output=subprocess.PIPE) as patient,
+        running(publisher, address, "v3", 3.0),
+    ):
+        assert heard(patient) == "v3 3.0"
+
+
+def test_a_publisher_that_is_killed_during_a_transfer(tmp_path):
+    """Never half a version: what arrived before stays until the next one is complete."""
+    address = free_address()
+    big = {"w": np.arange(4_000_000, dtype=np.float32)}
+    with WeightsSubscriber(address, heartbeat_s=0.05) as link:
+        with running(publisher, address, "v1", 1.0):
+            assert link.wait_for("v1", 60.0)
+        with WeightsPublisher(address) as dying:
+            dying.publish("v2", big, {})
+            wait_until(lambda: link._fetching or link._latest.version == "v2")
+        kept = link.latest()
+        assert kept is not None
+        assert kept.version in ("v1", "v2")
+        with WeightsPublisher(address) as again:
+            again.publish("v2", big, {})
+            weights = link.wait_for("v2", 60.0)
+        assert weights is not None
+        np.testing.assert_array_equal(weights.arrays["w"], big["w"])
+
+
+def test_heartbeats_both_ways(tmp_path):
+    with RecordReceiver("tcp://127.0.0.1:*") as receiver:
+        assert not receiver.connected
+        with running(robot, receiver.address, tmp_path / "spool", "robot", 1):
+            received = receiver.receive(60.0)
+            assert received is not None
+            assert receiver.connected
+            assert receiver.peer_age_s < receiver.peers_age_s["robot"] + 1.0
+        wait_until(lambda: not receiver.connected)
+        with RecordSender(receiver.address, tmp_path / "spool", "robot", heartbeat_s=0.05) as sender:
+            wait_until(lambda: sender.connected and receiver.connected)
+            assert sender.sent == 1
+
+
+if __name__ == "__main__":
+    {"learner": learner, "robot": robot, "publisher": publisher, "subscriber": subscriber}[sys.argv[1]](*sys.argv[2:])
