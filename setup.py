@@ -1,5 +1,6 @@
 """For ROS 2 only: colcon installs the root as the ament_python package `pld`. All else: pyproject.toml."""
 
+import sys
 import tomllib
 from glob import glob
 from pathlib import Path
@@ -13,6 +14,8 @@ class PlainDistribution(Distribution):
     def parse_config_files(self, *args, **kwargs):
         super().parse_config_files(*args, **kwargs)
         self.python_requires = self.metadata.python_requires = str(self.python_requires or "")
+        if "setuptools.build_meta" not in sys.modules:  # not pip but colcon, for which the nodes are another package
+            self.packages = [name for name in self.packages or [] if name.partition(".")[0] != "pld_ros"]
 
 
 def settings_for_symlinks():

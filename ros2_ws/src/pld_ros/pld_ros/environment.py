@@ -32,6 +32,14 @@ def ros_environment(domain: int | None = None, base: Mapping[str, str] | None = 
     return environment
 
 
+def current_domain() -> int:
+    """ROS_DOMAIN_ID of this process, 0 where it is not set."""
+    text = os.environ.get("ROS_DOMAIN_ID", "") or "0"
+    if not text.isdigit():
+        raise ConfigError(f"ROS_DOMAIN_ID must be a number between 0 and {LAST_DOMAIN}, got {text!r}.")
+    return int(text)
+
+
 def prepare_this_process(domain: int | None = None) -> None:
     """The same for this process; call it before rclpy.init()."""
     require_messages()
