@@ -44,4 +44,6 @@ class SafetyLimits:
         low, high = (np.asarray(bound) - position for bound in self.workspace)  # type: ignore[union-attr]
         scale = self.action_spec.translation_m
         # Outside the box one bound has the wrong sign; zero then forbids moving further out.
-        return np.clip(translation * scale, np.minimum(low, 0.0), np.maximum(high, 0.0)) / scale
+        moved = translation * scale
+        allowed = np.clip(moved, np.minimum(low, 0.0), np.maximum(high, 0.0))
+        return np.where(allowed == moved, translation, allowed / scale)  # unchanged to the last bit where it may pass

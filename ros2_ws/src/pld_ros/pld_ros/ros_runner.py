@@ -35,7 +35,9 @@ VOIDED_IN_A_ROW = 5  # a glitch spoils one episode; a fault that lasts must stop
 REFUSED_IN_A_ROW = 5
 POLL_S = 0.1
 ANSWER_S = 30.0  # for a service, and for an episode's data after its end
+ACCEPT_S = 3.0  # for an order to be accepted; DDS may lose the answer to a client that it has just met
 CONTROLLER_LOST_S = 3.0
+BUSY = "the controller refused the order; see its log"
 NAMESPACE = "/pld"
 
 
@@ -142,7 +144,7 @@ class RosRunner:
                 if done is not None:
                     return done.episode, done.report.reason
                 reason = f"the data of episode {episode_id} did not come within {ANSWER_S:.0f} s; they are in its bag"
-            refused += 1
+            refused += reason != BUSY  # an episode takes its time
             if refused >= REFUSED_IN_A_ROW:
                 raise RobotUnavailableError(f"The station carried out no order {refused} times in a row: {reason}.")
 
@@ -189,12 +191,13 @@ class _Connection:
         if not self._wait(lambda: self._orders.server_is_ready(), self._ready_timeout_s, stopping):
             return "", f"no controller within {self._ready_timeout_s:.0f} s"
         accepted = self._orders.send_goal_async(goal)
-        if not self._wait(accepted.done, ANSWER_S, stopping):
+        if not self._wait(accepted.done, ACCEPT_S, stopping):
             return "", "the controller did not answer"
         handle = accepted.result()
         if handle is None or not handle.accepted:
-            time.sleep(1.0)  # it may still be busy with the order of a learner that died
-            return "", "the controller refused the order; see its log"
+            # Busy, with the order of a learner that died or with one whose answer got lost.
+            self._wait(lambda: False, 1.0, stopping)
+            return "", BUSY
         result = handle.get_result_async()
         try:
             there = self._wait(lambda: result.done() or self._lost(), float("inf"), stopping)

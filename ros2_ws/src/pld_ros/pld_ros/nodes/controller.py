@@ -80,7 +80,8 @@ class Controller(PldNode):
     # -- heard on the callbacks' thread ----------------------------------------------------------
 
     def _accept(self, goal: RunEpisode.Goal) -> GoalResponse:
-        if goal.spec.task != self.task or self._goal is not None or not self._goals.empty():
+        running = self._status.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED)
+        if goal.spec.task != self.task or running:
             reason = "another episode is running" if goal.spec.task == self.task else f"this station does {self.task}"
             self.get_logger().warning(f"an episode of {goal.spec.task!r} is refused: {reason}")
             return GoalResponse.REJECT
@@ -167,8 +168,10 @@ class Controller(PldNode):
         starts = self.body.starts
         while rclpy.ok():
             reason = self._lacking(order, starts)
-            if not reason or self._goal_cancelled():
-                return reason if not self._goal_cancelled() else "cancelled"
+            if self._goal_cancelled() or not self._goals.empty():
+                return "cancelled" if self._goal_cancelled() else "another order has come"
+            if not reason:
+                return ""
             if reason != self._status.reason or self._status.state != EpisodeStatus.WAITING:
                 self._tell(EpisodeStatus(state=EpisodeStatus.WAITING, spec=order.spec, reason=reason))
             if time.monotonic() > deadline and not reason.startswith("the operator"):
