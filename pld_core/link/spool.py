@@ -101,7 +101,12 @@ class Spool:
             entry = _HEADER.pack(len(payload), _checksum(payload, number)) + payload
             with storage_errors(self.folder):
                 self._make_room(len(entry))
-                self._write(entry)
+                try:
+                    self._write(entry)
+                except OSError:
+                    if not self._start_over():
+                        raise
+                    self._write(entry)
             self._sizes[self._newest] += len(entry)
             self.last = number
             return number
@@ -165,9 +170,8 @@ class Spool:
     # -- writing, with the lock held -----------------------------------------------------------------
 
     def _make_room(self, size: int) -> None:
-        if self._used() + size > self._limit_bytes and self.acknowledged == self.last and self._sizes[self._newest]:
-            self._rotate(self.last + 1)
-            self._drop()
+        if self._used() + size > self._limit_bytes:
+            self._start_over()
         if self._used() + size > self._limit_bytes:
             raise StorageError(
                 f"The spool in {self.folder} holds {self._used()} of {self._limit_bytes} bytes; another {size} do not "
@@ -175,6 +179,16 @@ class Spool:
             )
         if self._sizes[self._newest] and self._sizes[self._newest] + size > self._segment_bytes:
             self._rotate(self.last + 1)
+
+    def _start_over(self) -> bool:
+        """Give back the room of the newest file if all of it is acknowledged."""
+        if self.acknowledged < self.last or not self._sizes[self._newest]:
+            return False
+        old = self._active
+        self._rotate(self.last + 1)
+        os.ftruncate(old, 0)  # it is still open here and there
+        self._drop()
+        return True
 
     def _used(self) -> int:
         return sum(self._sizes.values())

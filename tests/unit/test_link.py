@@ -325,6 +325,26 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     again.close()
 
 
+def test_a_full_disk_is_used_again_once_all_is_acknowledged(tmp_path, monkeypatch):
+    spool = Spool(tmp_path, "robot", 10**6)
+    real = os.pwrite
+
+    def small_disk(file, data, offset):
+        if sum(path.stat().st_size for path in tmp_path.glob("segment-*")) + len(data) > 1000:
+            raise OSError(errno.ENOSPC, "no space")
+        return real(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", small_disk)
+    for round in range(3):
+        for i in range(1, 10):
+            assert spool.append(b"x" * 100) == 9 * round + i
+        with pytest.raises(StorageError, match="disk is full"):
+            spool.append(b"x" * 100)
+        assert len(contents(spool, 9 * round + 1)) == 9
+        spool.acknowledge(9 * round + 9)
+    spool.close()
+
+
 def test_a_spool_has_one_owner_and_one_name(tmp_path):
     spool = Spool(tmp_path, "robot", 10**6)
     with pytest.raises(LinkError, match="in use by another"):
