@@ -79,5 +79,5 @@ def assert_same(given: Episode, expected: Episode) -> None:
 
 
 def assert_equal_arrays(a: np.ndarray, b: np.ndarray, name: str) -> None:
-    assert a.dtype == b.dtype and a.shape == b.shape, name
+    assert (a.dtype, a.shape) == (b.dtype, b.shape), name
     assert a.tobytes() == b.tobytes(), name

@@ -63,7 +63,8 @@ def test_in_order_the_episodes_come_out_bit_for_bit(episodes):
     assert [assembled.report.episode_id for assembled in done] == ["e0", "e1", "e2", "e3"]
     for assembled, expected in zip(done, episodes, strict=True):
         assert_same(assembled.episode, expected)
-        assert assembled.report.missing == () and assembled.report.weights_version == "w1"
+        assert assembled.report.missing == ()
+        assert assembled.report.weights_version == "w1"
     assert assembler.pending == []
 
 
@@ -82,7 +83,8 @@ def test_without_recorded_images_there_are_none(episodes):
     spec = dataclasses.replace(episodes[0].spec, record_images=False)
     outcome = outcome_of_episode(episodes[0], "e", spec=spec)
     made = assemble(outcome, {row.sequence: row for row in rows_of(episodes[0], "e")}).episode
-    assert not made.voided and made.images == {}
+    assert not made.voided
+    assert made.images == {}
 
 
 def test_a_missing_step_voids_the_episode_once_it_is_overdue(episodes, clock):
@@ -94,8 +96,10 @@ def test_a_missing_step_voids_the_episode_once_it_is_overdue(episodes, clock):
     assert assembler.overdue() == []
     clock.now = 10.1
     (assembled,) = assembler.overdue()
-    assert assembled.episode.voided and not assembled.episode.success
-    assert assembled.report.missing == (10,) and "10" in assembled.report.reason
+    assert assembled.episode.voided
+    assert not assembled.episode.success
+    assert assembled.report.missing == (10,)
+    assert "10" in assembled.report.reason
     assert len(assembled.episode) == 3, "what came before the gap is kept"
     assert assembler.add_row(rows[3]) == [], "too late"
     assert assembler.pending == []
@@ -109,7 +113,8 @@ def test_an_episode_without_outcome_is_voided_when_a_later_one_runs(episodes, cl
     assert assembler.overdue() == [], "the operator may have paused it"
     assembler.add_row(rows_of(episodes[1], "next", first=50)[0])
     (assembled,) = assembler.overdue()
-    assert assembled.report.episode_id == "lost" and assembled.episode.voided
+    assert assembled.report.episode_id == "lost"
+    assert assembled.episode.voided
     assert "never came" in assembled.report.reason
     assert assembler.pending == ["next"]
 
@@ -118,7 +123,8 @@ def test_a_lost_frame_voids(episodes):
     rows = rows_of(episodes[0], "e")
     rows[2] = dataclasses.replace(rows[2], images={})
     assembled = assemble(outcome_of_episode(episodes[0], "e"), {row.sequence: row for row in rows})
-    assert assembled.episode.voided and "top at tick 2" in assembled.report.reason
+    assert assembled.episode.voided
+    assert "top at tick 2" in assembled.report.reason
     assert not assembled.episode.images["top"][2].any()
 
 
@@ -129,7 +135,8 @@ def test_a_lost_frame_voids(episodes):
 def test_an_outcome_that_contradicts_the_steps_voids(episodes, change):
     outcome = outcome_of_episode(episodes[0], "e", **change)
     assembled = assemble(outcome, {row.sequence: row for row in rows_of(episodes[0], "e")})
-    assert assembled.episode.voided and assembled.report.reason
+    assert assembled.episode.voided
+    assert assembled.report.reason
 
 
 @pytest.mark.parametrize("seen_after_the_last_action", [True, False])
@@ -155,7 +162,8 @@ def test_a_fault_before_the_first_step_leaves_an_empty_voided_episode(episodes):
         assembler.add(record)
     outcome = Outcome("e", episodes[0].spec, truncated=True, voided=True, reason="no camera")
     (assembled,) = assembler.add_outcome(outcome)
-    assert len(assembled.episode) == 0 and assembled.report.reason == "no camera"
+    assert len(assembled.episode) == 0
+    assert assembled.report.reason == "no camera"
     assert assembled.episode.state.shape == (1, episodes[0].state.shape[1])
     assert np.isnan(assembled.episode.proprio).all()
     assert assemble(outcome, {}).episode.action.shape == (0, 0)
@@ -172,11 +180,17 @@ def observed(row: StepRow, instruction: str):
 def test_the_operators_verdict_outweighs_the_reward(episodes):
     failed = next(episode for episode in episodes if not episode.success)
     won = relabelled(failed, "success")
-    assert won.success and won.terminated and not won.truncated and won.reward[-1] == 1.0
+    assert won.success
+    assert won.terminated
+    assert not won.truncated
+    assert won.reward[-1] == 1.0
     assert failed.reward[-1] == 0.0, "the original stays"
     lost = relabelled(next(episode for episode in episodes if episode.success), "failure")
-    assert not lost.success and lost.terminated and not lost.reward.any()
-    assert relabelled(failed, "failure") is failed and relabelled(failed, "") is failed
+    assert not lost.success
+    assert lost.terminated
+    assert not lost.reward.any()
+    assert relabelled(failed, "failure") is failed
+    assert relabelled(failed, "") is failed
     assert relabelled(failed, "void").voided
     with pytest.raises(ContractError, match="success, failure, void"):
         relabelled(failed, "good")
@@ -187,7 +201,8 @@ def test_an_outcome_carries_the_verdict(episodes):
     rows = {row.sequence: row for row in rows_of(failed, "e")}
     assert assemble(outcome_of_episode(failed, "e", label="success"), rows).episode.success
     voided = assemble(outcome_of_episode(failed, "e", label="void"), rows)
-    assert voided.episode.voided and "operator" in voided.report.reason
+    assert voided.episode.voided
+    assert "operator" in voided.report.reason
 
 
 def test_what_is_no_record_is_refused_with_a_reason():

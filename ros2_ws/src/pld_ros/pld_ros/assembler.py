@@ -19,8 +19,8 @@ from pld_core.errors import ContractError
 from pld_core.types import BASE_TICK, Episode, EpisodeSpec
 from pld_ros.records import EPISODE, STEP, Outcome, StepRow, outcome_of, outcome_record, row_of, step_record
 
-__all__ = ["Assembled", "EpisodeAssembler", "EpisodeReport", "StepRow", "assemble", "outcome_record", "row_of"]
-__all__ += ["relabelled", "step_record"]
+__all__ = ["Assembled", "EpisodeAssembler", "EpisodeReport", "StepRow", "assemble", "interrupted"]
+__all__ += ["outcome_record", "relabelled", "row_of", "step_record"]
 
 PATIENCE_S = 10.0  # how long an outcome waits for steps that are still under way
 REMEMBERED = 10_000  # finished episodes whose late repetitions are recognised
@@ -111,7 +111,7 @@ class EpisodeAssembler:
             self._growing.pop(episode_id, None)
             return []
         if growing.outcome is None:
-            growing.outcome = _lost(growing.rows, reason)
+            growing.outcome = interrupted(growing.rows, reason)
         return self._finish(episode_id)
 
     def _touch(self, episode_id: str) -> _Growing | None:
@@ -244,11 +244,18 @@ def _columns(outcome: Outcome, rows: Sequence[StepRow], rewards: Sequence[float]
     )
 
 
-def _lost(rows: Mapping[int, StepRow], reason: str) -> Outcome:
-    """In place of an outcome that never came."""
+def interrupted(rows: Mapping[int, StepRow], reason: str, running: Outcome | None = None) -> Outcome:
+    """The outcome of an episode that nobody ended: voided, with what there is.
+
+    running: its spec and names, as far as they were known; at least one row or this must be given.
+    """
+    if running is None:
+        row = next(iter(rows.values()))
+        running = Outcome(row.episode_id, EpisodeSpec(task="", seed=0, record_images=bool(row.images)))
+    if not rows:
+        return running.void(reason)
     first, last = min(rows), max(rows)
-    spec = EpisodeSpec(task="", seed=0, record_images=bool(rows[first].images))
-    return Outcome(
-        rows[first].episode_id, spec, ticks=last - first, first_sequence=first, last_sequence=last,
-        weights_version=rows[last].weights_version, truncated=True, voided=True, reason=reason,
+    return dataclasses.replace(
+        running.void(reason), ticks=last - first + (not rows[last].closing), first_sequence=first,
+        last_sequence=last, weights_version=rows[last].weights_version,
     )  # fmt: skip

@@ -134,13 +134,13 @@ def row_of_message(message: Any, images: Mapping[str, np.ndarray] | None = None)
     )
 
 
-def outcome_of_message(message: Any, environment_success: bool = False) -> Outcome:
+def outcome_of_message(message: Any) -> Outcome:
     """The outcome that a pld_msgs/EpisodeStatus holds (only the spec of one whose episode is running)."""
     return Outcome(
         message.episode_id, spec_of_message(message.spec), message.instruction, message.policy_version,
         message.weights_version, int(message.ticks), int(message.first_sequence), int(message.last_sequence),
         bool(message.terminated), bool(message.truncated), bool(message.success), bool(message.voided),
-        message.reason, environment_success,
+        message.reason, bool(message.environment_success),
     )  # fmt: skip
 
 
