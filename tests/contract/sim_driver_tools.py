@@ -67,5 +67,6 @@ def assert_same(state: RobotState, step: TimeStep, snapshot: np.ndarray, tick: i
     assert state.snapshot is not None
     assert np.array_equal(state.snapshot, snapshot)
     assert state.tick == tick
-    flags = (state.reward, state.success, state.terminated, state.truncated)
-    assert flags == (step.reward, step.success, step.terminated, step.truncated)
+    assert (state.reward, state.success) == (step.reward, step.success)
+    assert not state.terminated  # the twin runs on, whoever drives it ends the episode
+    assert not state.truncated

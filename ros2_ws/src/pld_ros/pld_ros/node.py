@@ -94,6 +94,9 @@ class PldNode(Node):
                 )
             time.sleep(0.1)
 
+    def start(self) -> None:
+        """What must not happen while a namesake may be running."""
+
     def close(self) -> None:
         """What must be ended in order before the process ends."""
 
@@ -219,6 +222,7 @@ def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, rea
     try:
         node = make()
         node.refuse_namesake()
+        node.start()
         _work(node)
         return 0
     except (_Ended, ExternalShutdownException):

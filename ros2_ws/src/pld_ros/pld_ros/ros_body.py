@@ -37,6 +37,7 @@ class RosBody:
         self._reward_wait_s = node.setting("reward_wait_ms", 5.0) / 1e3
         self.pace = Pace(node.period_s)
         self.get_actor: Callable[[], tuple[ResidualActor | None, str]] = lambda: (None, "")
+        self.on_pause: Callable[[bool], None] = lambda paused: None
         self._changed = threading.Condition()
         self._robot: RobotState | None = None
         self._first_stamp: dict[int, int] = {}  # reset -> stamp of its first state
@@ -156,10 +157,12 @@ class RosBody:
         )  # fmt: skip
 
     def orders(self) -> Orders:
-        while self._operator.paused and not self._operator.estopped:
+        if self._operator.paused and not self._operator.estopped:
+            self.on_pause(True)
             with self._changed:
-                self._changed.wait_for(lambda: not self._operator.paused or self._operator.estopped, 0.2)
+                self._changed.wait_for(lambda: not self._operator.paused or self._operator.estopped)
             self.pace.start(time.monotonic())
+            self.on_pause(False)
         human = self._intervention if self._operator.taking_over else None
         # A human's word ages as fast as any other: silence hands back.
         fresh = human is not None and time.monotonic() - human[0] < self._max_age_s

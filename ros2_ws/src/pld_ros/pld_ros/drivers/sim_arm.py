@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import numpy as np
 
@@ -36,6 +37,10 @@ class SimulatedArm:
             raise ConfigError(f"Task {task!r} has no {WIDTH!r} in its proprioception ({', '.join(names)}); add it.")
         self._width = names.index(WIDTH)
         self._environment.renders_cameras = False
+        # An arm knows neither success nor time limits: whoever drives it ends the episode.
+        self._environment.max_steps = sys.maxsize
+        if hasattr(self._environment, "stop_at_success"):
+            self._environment.stop_at_success = False
         self.spec: ActionSpec = self._environment.action_spec
         self.running = False  # within an episode
         self._tick = self._resets = 0

@@ -57,6 +57,7 @@ class Controller(PldNode):
         self._boot, self._episodes = f"{time.time_ns() // 1_000_000:x}", 0
         self.weights = WeightsSlot(self.setting("weights_address", "tcp://127.0.0.1:5758"))
         self.body = RosBody(self)
+        self.body.on_pause = self._pause
         self._health_watch = HealthWatch(self)
         self._connect()
         self.set_ready()
@@ -240,6 +241,10 @@ class Controller(PldNode):
         self.rates.count("voided" if outcome.voided else "episodes")
         if outcome.voided:
             self.get_logger().warning(f"episode {running.episode_id} is void: {outcome.reason}")
+
+    def _pause(self, paused: bool) -> None:
+        self._status.state = EpisodeStatus.PAUSED if paused else EpisodeStatus.RUNNING
+        self._tell(self._status)
 
     def _tell(self, status: EpisodeStatus) -> None:
         status.header.stamp = self.get_clock().now().to_msg()

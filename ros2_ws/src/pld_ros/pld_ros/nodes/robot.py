@@ -22,13 +22,14 @@ from pld_core.types import RobotState
 from pld_ros import topics
 from pld_ros.convert import floats, time_msg
 from pld_ros.drivers import make_driver
-from pld_ros.node import PldNode, run_node
+from pld_ros.managed import ManagedNode
+from pld_ros.node import run_node
 
 STATE_TIMEOUT_S = 0.2  # without a state for so long the arm counts as gone
 WATCHDOG_PERIODS = 3  # control periods without a command after which the arm is told to hold
 
 
-class RobotNode(PldNode):
+class RobotNode(ManagedNode):
     """The only node that moves the arm.
 
     Commands must come from one publisher, in order, while nothing is stopped; any other is refused
@@ -38,11 +39,10 @@ class RobotNode(PldNode):
     def __init__(self) -> None:
         super().__init__("robot")
         self._driver = make_driver(self.station, self.task, realtime=not self.simulated_time)
-        self._driver.connect()
         self._lock = threading.Lock()
         self._sequence = -1
         self._commanded_at: int | None = None  # monotonic nanoseconds; None: nothing is moving
-        self._stopped = self._paused = False
+        self._stopped = self._paused = self._connected = False
         self._resets = 0  # finished, as the last state says
         self._resetting: threading.Thread | None = None
         self._make_publishers()
@@ -51,7 +51,6 @@ class RobotNode(PldNode):
         self.create_subscription(OperatorState, topics.OPERATOR_STATE, self._operator, topics.LATCHED)
         self.create_service(Reset, topics.ROBOT_RESET, self._reset)
         self.create_service(EStop, topics.ROBOT_ESTOP, self._estop)
-        self.set_ready()
 
     def _make_publishers(self) -> None:
         self._states = self.create_publisher(RobotStateMsg, topics.ROBOT_STATE, topics.STATE)
@@ -60,16 +59,32 @@ class RobotNode(PldNode):
         self._simulator = self.create_publisher(SimulatorState, topics.SIMULATOR_STATE, topics.OBSERVATION)
         self._time = self.create_publisher(ClockMsg, "/clock", 10) if self.simulated_time else None
 
+    # -- lifecycle -------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        self._driver.connect()
+        self._connected = True
+
+    def rest(self) -> None:
+        self._driver.hold()
+
+    def disconnect(self) -> None:
+        self._connected = False
+        self._driver.close()
+
     # -- state out -------------------------------------------------------------------------------
 
     def work(self) -> None:
         """Publish every state of the driver, and hold the arm when commands cease."""
         silent = 0
         while rclpy.ok():
+            if not self._connected:
+                time.sleep(STATE_TIMEOUT_S)
+                continue
             state = self._driver.next_state(STATE_TIMEOUT_S)
             if state is None:
                 silent += 1
-                if not self.simulated_time:  # in lockstep time stands still without commands
+                if self.active and not self.simulated_time:  # in lockstep time stands still without commands
                     self.set_ready(f"the arm sent no state for {silent * STATE_TIMEOUT_S:.1f} s")
                 continue
             silent = 0
@@ -103,7 +118,8 @@ class RobotNode(PldNode):
         pose = PoseStamped(header=message.header, pose=message.tool_pose)
         self._poses.publish(pose)
         self.rates.count("states")
-        self.set_ready(state.fault)
+        if self.active:
+            self.set_ready(state.fault)
 
     def _watch(self) -> None:
         with self._lock:
@@ -134,6 +150,8 @@ class RobotNode(PldNode):
             self.rates.count("commands")
 
     def _refusal(self, message: DeltaCommand) -> str:
+        if not self.active:
+            return "the robot node is not active"
         if self._stopped:
             return "the emergency stop is pressed"
         if self._paused:
@@ -174,8 +192,8 @@ class RobotNode(PldNode):
 
     def _reset(self, request: Reset.Request, response: Reset.Response) -> Reset.Response:
         """Starts the reset on a thread of its own: a real arm takes seconds, and a stop must get through."""
-        if self._stopped or (self._resetting is not None and self._resetting.is_alive()):
-            reason = "the emergency stop is pressed" if self._stopped else "a reset is under way"
+        if not self.active or self._stopped or (self._resetting is not None and self._resetting.is_alive()):
+            reason = "the emergency stop is pressed" if self._stopped else "inactive, or a reset is under way"
             response.ok, response.message = False, reason
             return response
         self._resetting = threading.Thread(target=self._run_reset, args=(request.seed,), daemon=True)
@@ -193,7 +211,7 @@ class RobotNode(PldNode):
         return {"stopped": self._stopped, "paused": self._paused}
 
     def close(self) -> None:
-        self._driver.close()
+        self.disconnect()
 
 
 def _fill_pose(pose: Any, state: RobotState) -> None:
