@@ -1,0 +1,50 @@
+"""Calling another node's service from a callback, without holding up the executor."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.client import Client
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.task import Future
+
+_PERIOD_S = 0.02
+
+
+class NoAnswerError(Exception):
+    """A service is not there, or did not answer in time. The text says which."""
+
+
+async def ask(node: Node, group: CallbackGroup, client: Client, request: Any, deadline_s: float) -> Any:
+    """The response. Raises NoAnswerError at the deadline, in seconds of real time.
+
+    For coroutine callbacks of ``node``; group: reentrant, the one that the client is in too.
+    """
+    server = client.srv_name.strip("/").split("/")[-2]
+    finished: Future[None] = Future(executor=node.executor)
+    deadline = time.monotonic() + deadline_s
+    calls: list[Future[Any]] = []
+
+    def look() -> None:
+        if not calls and client.service_is_ready():
+            calls.append(client.call_async(request))
+            calls[0].add_done_callback(lambda _: look())
+        over = time.monotonic() >= deadline or (calls and calls[0].done())
+        if over and not finished.done():
+            finished.set_result(None)
+
+    look()
+    timer = node.create_timer(_PERIOD_S, look, group, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    try:
+        await finished
+    finally:
+        node.destroy_timer(timer)
+    if not calls:
+        raise NoAnswerError(f"the {server} node is not running (no service {client.srv_name})")
+    if not calls[0].done():
+        client.remove_pending_request(calls[0])
+        raise NoAnswerError(f"the {server} node did not answer within {deadline_s:g} s ({client.srv_name})")
+    return calls[0].result()
