@@ -30,7 +30,7 @@ class Pace:
         """Sleep until the next tick is due."""
         self._due += self._period_s
         behind = self._clock() - self._due
-        if behind > self._period_s:
+        if behind >= self._period_s:
             skipped = int(behind / self._period_s)
             self.skipped += skipped
             self._due += skipped * self._period_s

@@ -1,0 +1,99 @@
+"""The controller's rhythm, with a clock in the hand."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pld_ros.pace import MISSED_S, Pace
+
+PERIOD_S = 0.0625  # exact in binary, so that sums are, too
+
+
+class Hand:
+    """A clock that moves when somebody sleeps, or by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+
+@pytest.fixture
+def hand() -> Hand:
+    return Hand()
+
+
+def pace_of(hand: Hand) -> Pace:
+    pace = Pace(PERIOD_S, lambda: hand.now, hand.sleep)
+    pace.start(hand.now)
+    return pace
+
+
+def ticks(pace: Pace, hand: Hand, work_s: list[float]) -> list[float]:
+    """When each tick began; ``work_s`` is what each of them took."""
+    began = []
+    for seconds in work_s:
+        pace.wait()
+        began.append(hand.now - 100.0)
+        hand.now += seconds
+        pace.done()
+    return began
+
+
+def test_deadlines_are_absolute_however_long_the_work_takes(hand: Hand) -> None:
+    began = ticks(pace_of(hand), hand, [0.01, 0.04, 0.0, 0.06, 0.02])
+    assert began == [PERIOD_S * k for k in range(1, 6)]
+
+
+def test_the_present_tick_is_due_when_start_says_so(hand: Hand) -> None:
+    pace = pace_of(hand)
+    pace.start(hand.now + 0.5)
+    assert ticks(pace, hand, [0.0]) == [0.5 + PERIOD_S]
+
+
+def test_a_tick_that_is_late_by_less_than_a_period_does_not_move_the_next(hand: Hand) -> None:
+    pace = pace_of(hand)
+    assert ticks(pace, hand, [1.5 * PERIOD_S, 0.0, 0.0]) == [PERIOD_S, 2.5 * PERIOD_S, 3 * PERIOD_S]
+    assert pace.skipped == 0
+
+
+@pytest.mark.parametrize(("overrun", "skipped", "next_tick"), [(2.0, 1, 3.0), (3.5, 2, 4.5), (100.0, 99, 101.0)])
+def test_an_overrun_is_skipped_and_never_made_up_for(hand: Hand, overrun: float, skipped: int, next_tick: float):
+    pace = pace_of(hand)
+    began = ticks(pace, hand, [overrun * PERIOD_S, 0.0, 0.0])
+    assert began[1] == next_tick * PERIOD_S
+    assert began[2] == (int(next_tick) + 1) * PERIOD_S
+    assert pace.skipped == skipped
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 512), min_size=1, max_size=40))
+def test_each_period_holds_one_tick_at_most_and_none_begins_early(work: list[int]) -> None:
+    hand = Hand()
+    pace = pace_of(hand)
+    periods = [int(began / PERIOD_S) for began in ticks(pace, hand, [step / 1024 for step in work])]
+    assert all(a < b for a, b in pairwise(periods))
+    assert periods[-1] == len(work) + pace.skipped
+    assert pace.ticks == len(work)
+
+
+def test_a_command_counts_as_missed_when_it_is_out_more_than_10_ms_late(hand: Hand) -> None:
+    pace = pace_of(hand)
+    ticks(pace, hand, [0.0, 0.9 * MISSED_S, 1.1 * MISSED_S, 0.0])
+    assert (pace.ticks, pace.missed) == (4, 1)
+    assert pace.worst_late_s == pytest.approx(1.1 * MISSED_S)
+
+
+def test_after_a_start_anew_the_time_before_is_not_late(hand: Hand) -> None:
+    pace = pace_of(hand)
+    ticks(pace, hand, [0.0])
+    hand.now += 60.0  # paused
+    pace.start(hand.now)
+    ticks(pace, hand, [0.0])
+    assert (pace.missed, pace.skipped) == (0, 0)
