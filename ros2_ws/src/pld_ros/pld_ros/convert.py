@@ -50,7 +50,13 @@ def image_array(message: Image) -> np.ndarray:
     """uint8 RGB ``[h, w, 3]``, a view of the message."""
     if message.encoding != "rgb8":
         raise ContractError(f"An image has encoding {message.encoding!r}; PLD's cameras send rgb8.")
-    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+    height, width = message.height, message.width
+    if message.step != 3 * width or len(message.data) != 3 * width * height:
+        raise ContractError(
+            f"An image of {width} x {height} pixels has {len(message.data)} bytes in rows of {message.step}; "
+            f"PLD's cameras send {3 * width * height} bytes in rows of {3 * width}."
+        )
+    return np.frombuffer(message.data, np.uint8).reshape(height, width, 3)
 
 
 def spec_msg(spec: EpisodeSpec) -> EpisodeSpecMsg:
