@@ -14,6 +14,7 @@ from pld_core.types import Observation
 
 PROPRIO = "proprio"
 _DEPTH = 64  # samples kept of each source: three seconds at 20 Hz
+_BACK_NS = 1_000_000_000  # a stamp so far before the newest is of a clock that began anew
 
 
 class _Source:
@@ -24,6 +25,8 @@ class _Source:
         self.received_at = float("-inf")
 
     def put(self, stamp: int, value: np.ndarray, now: float) -> None:
+        if self.stamps and stamp < self.stamps[-1] - _BACK_NS:
+            self.stamps, self.values = [], {}
         if stamp in self.values:  # a source that repeats itself is as good as silent
             return
         self.received += 1
