@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from pld_core.control import ResidualController, Tick
-from pld_core.errors import ContractError, PLDError
+from pld_core.errors import ContractError, NonFiniteError, PLDError
 from pld_core.interfaces import ResidualActor
 from pld_core.types import EXPERT_TICK, EpisodeSpec, Observation
 
@@ -130,7 +130,11 @@ def _tick(
     judged = body.judge(observation) if outcome.ticks else Judgement()
     outcome.environment_success |= judged.environment_success
     judged = _overruled(judged, orders)
+    if not np.isfinite(judged.reward):
+        raise NonFiniteError(f"The reward is {judged.reward}; a reward model must answer finite numbers.")
     closing = judged.success or judged.terminated or judged.truncated or outcome.ticks >= max_steps
+    if closing and not outcome.ticks:
+        raise ContractError("The episode was ended before its first action; there is nothing to judge.")
     actor, version = body.actor()
     decided = controller.tick([0], [observation], actor)[0]
     human = orders.intervention is not None and not closing
