@@ -53,7 +53,7 @@ class Predicate:
 
     def holds(self, proprio: np.ndarray) -> bool:
         """For one proprioception ``[P]``; NaN satisfies nothing."""
-        return all(bool(_OPERATORS[c.op](float(proprio[c.index]), c.value)) for c in self.comparisons)
+        return all(bool(_OPERATORS[c.op](proprio[c.index], c.value)) for c in self.comparisons)
 
     def holds_each(self, proprio: np.ndarray) -> np.ndarray:
         """bool ``[N]`` for ``[N, P]``."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pld_core.errors import ConfigError
+from pld_core.rewards.debounce import Debounce
 from pld_core.stages.seeds import MOST_RUNS
 
 
@@ -36,7 +37,7 @@ class RewardTrainConfig:
     max_false_positive_rate: float = 0.01  # per negative frame and per failed episode, on validation episodes
     debounce: tuple[int, int] = (2, 3)  # N of M: positive in N of the last M ticks
     predicate: str = ""  # must hold as well, e.g. "tool_z_m < 0.12 and gripper_width_m > 0.01"
-    robot: str = ""  # station that names the proprioception of recorded data; empty: the task's
+    robot: str = ""  # station that names the proprioception of recorded data, for a predicate
 
     def __post_init__(self) -> None:
         if not (self.task or self.data):
@@ -44,6 +45,9 @@ class RewardTrainConfig:
         counts = {k: getattr(self, k) for k in ("episodes", "lanes", "steps", "batch_size")}
         if min(counts.values()) < 1 or self.shift < 0:
             raise ConfigError(f"{', '.join(counts)} must be 1 or more and shift 0 or more; got {counts}, {self.shift}.")
+        if not 0 < self.max_false_positive_rate < 1:
+            raise ConfigError(f"max_false_positive_rate must be between 0 and 1, got {self.max_false_positive_rate}.")
+        Debounce(*self.debounce)
         if not 0 <= self.seed < MOST_RUNS:
             raise ConfigError(f"seed must be 0 to {MOST_RUNS - 1}, got {self.seed}.")
 

@@ -29,7 +29,7 @@ from pld_core.stages.reward_config import RewardTrainConfig
 from pld_core.stages.reward_data import collect_labelled
 from pld_core.stages.reward_report import write_reward_report
 from pld_core.stages.workspace import shipped_base
-from pld_core.stations import load_robot, load_task, task_names
+from pld_core.stations import load_robot
 from pld_core.storage import write_json
 from pld_core.vla.compact_vla import CompactVLA
 from pld_core.vla.layers import Params
@@ -64,11 +64,9 @@ def train_reward(config: RewardTrainConfig) -> dict[str, Any]:
     """
     folder = config.folder
     with Console(("collect", "train", "measure"), f"PLD success classifier -> {folder}") as console:
-        policy = _policy(config)
-        names = _proprio_names(config)
-        Predicate.parse(config.predicate, names)  # before the hours, not after
-        if config.task:
-            names = _collect(config, policy, console) or names
+        policy = _policy(config) if config.task or config.encoder == "base" else None
+        names = _collect(config, policy, console) if config.task else _names_of(config.robot)  # type: ignore[arg-type]
+        Predicate.parse(config.predicate, names)  # before the minutes of training, not after
         parts = split(read_frames(_folders(config), config.cameras), config.seed)
         network = _train(config, policy, parts[0], console)
         with console.stage("measure"):
@@ -89,7 +87,7 @@ def _folders(config: RewardTrainConfig) -> list[Path]:
     return [*([config.folder / "episodes"] if config.task else []), *config.data]
 
 
-def _policy(config: RewardTrainConfig) -> BasePolicy | None:
+def _policy(config: RewardTrainConfig) -> BasePolicy:
     """What drives while collecting, and whose eyes the classifier may take over."""
     if config.policy == "compact":
         return CompactVLA.load(shipped_base("flow"))
@@ -98,27 +96,27 @@ def _policy(config: RewardTrainConfig) -> BasePolicy | None:
     return bring.base_policy(config.policy)
 
 
-def _collect(config: RewardTrainConfig, policy: BasePolicy | None, console: Console) -> tuple[str, ...]:
+def _collect(config: RewardTrainConfig, policy: BasePolicy, console: Console) -> tuple[str, ...]:
     """Episodes of the task into ``episodes``; returns the names of its proprioception."""
-    store = EpisodeStore(config.folder / "episodes")
     environments = bring.environment_factory(config.task)(config.lanes)
+    names = tuple(environments[0].observation_spec.proprio_names)
+    Predicate.parse(config.predicate, names)
+    store = EpisodeStore(config.folder / "episodes")
     try:
         with console.stage("collect", config.episodes, "episodes") as shown:
             collect_labelled(
-                environments, policy, store, config.episodes, config.seed,  # type: ignore[arg-type]
+                environments, policy, store, config.episodes, config.seed,
                 on_progress=lambda done, metrics: shown.update(done, **metrics),
             )  # fmt: skip
-        return tuple(environments[0].observation_spec.proprio_names)
+        return names
     finally:
         for environment in environments:
             environment.close()
 
 
-def _proprio_names(config: RewardTrainConfig) -> tuple[str, ...]:
-    robot = config.robot
-    if not robot and config.task in task_names():
-        robot = load_task(config.task).robot
-    return tuple(load_robot(robot).proprio) if robot and robot != "none" else ()
+def _names_of(robot: str) -> tuple[str, ...]:
+    """What a station calls the entries of its proprioception; nothing without a station."""
+    return tuple(load_robot(robot).proprio) if robot else ()
 
 
 # -- training ----------------------------------------------------------------------------------------
