@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pld_core.errors import ConfigError, UnknownNameError
 
-Kind = Literal["tasks", "robots", "drivers", "policies", "rewards", "adapters", "runners", "cameras"]
+Kind = Literal["tasks", "robots", "drivers", "policies", "rewards", "adapters", "runners", "cameras", "commands"]
 
 _SINGULAR = {
     "tasks": "task",
@@ -28,6 +28,7 @@ _SINGULAR = {
     "adapters": "adapter",
     "runners": "runner",
     "cameras": "camera driver",
+    "commands": "command of another package",
 }
 _EXTRAS = {
     "rclpy": "ros",

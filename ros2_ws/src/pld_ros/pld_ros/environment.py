@@ -26,10 +26,14 @@ def ros_environment(domain: int | None = None, base: Mapping[str, str] | None = 
     for name, value in _defaults().items():
         environment.setdefault(name, value)
     if domain is not None:
-        if not 0 <= domain <= LAST_DOMAIN:
-            raise ConfigError(f"The ROS domain must be between 0 and {LAST_DOMAIN}, got {domain}.")
-        environment["ROS_DOMAIN_ID"] = str(domain)
+        environment["ROS_DOMAIN_ID"] = str(check_domain(domain))
     return environment
+
+
+def check_domain(domain: int) -> int:
+    if not 0 <= domain <= LAST_DOMAIN:
+        raise ConfigError(f"The ROS domain must be between 0 and {LAST_DOMAIN}, got {domain}.")
+    return domain
 
 
 def current_domain() -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 _NAME = re.compile(r"^(?:sem\.)?(?P<stem>fast(?:dds|rtps)_(?:port)?[0-9a-f]+)(?:_(?:el|sl|mutex))?$")
 _LOCKS = ("_el", "_sl")  # Fast DDS holds one of them locked for as long as its process lives
+_SETTLED_S = 1.0  # a younger file may be just about to be locked
 
 
 def dead_files(folder: Path = SHARED_MEMORY) -> list[Path]:
@@ -42,6 +44,8 @@ def _is_dead(folder: Path, stem: str) -> bool:
 def _is_held(path: Path) -> bool:
     """Whether a process holds the lock; Fast DDS itself asks in the same way."""
     try:
+        if time.time() - path.stat().st_mtime < _SETTLED_S:
+            return True
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return True

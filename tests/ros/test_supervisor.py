@@ -1,0 +1,256 @@
+"""Graphs of real small processes: restarts, giving up, the order of the end, no orphans, logs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pld_core.errors import ConfigError
+from pld_ros.child import HEADING
+from pld_ros.process import NEVER, ON_FAILURE, Graph, Process, Restart
+from pld_ros.supervisor import GraphError, Supervisor
+
+FOREVER = "import time\nprint('here', flush=True)\ntime.sleep(600)"
+QUICK = Restart(first_delay_s=0.05, longest_delay_s=0.4, well_after_s=30.0, quick_deaths=4)
+
+
+def program(name: str, code: str, **more: object) -> Process:
+    return Process(name, command=(sys.executable, "-I", "-S", "-c", textwrap.dedent(code)), **more)  # type: ignore[arg-type]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+class Run:
+    """A supervisor on a thread, and what it said."""
+
+    def __init__(self, tmp_path: Path, *processes: Process, main: str = "", domain: int = 0) -> None:
+        self.lines: list[str] = []
+        self.folder = tmp_path
+        self.supervisor = Supervisor(Graph("test", processes, tmp_path, domain, main=main), self.lines.append)
+        self.status: int | None = None
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.status = self.supervisor.run()
+        except BaseException as error:
+            self.error = error
+
+    def join(self) -> None:
+        self._thread.join(30.0)
+        assert not self._thread.is_alive()
+
+    def said(self, text: str) -> int:
+        return sum(text in line for line in self.lines)
+
+    def log(self, name: str) -> str:
+        """What the process wrote."""
+        return "\n".join(line for line in self.whole_log(name).splitlines() if not line.startswith(HEADING))
+
+    def whole_log(self, name: str) -> str:
+        path = self.folder / "logs" / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def run(tmp_path: Path, domain: int) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def start(*processes: Process, main: str = "") -> Run:
+        runs.append(Run(tmp_path, *processes, main=main, domain=domain))
+        return runs[-1]
+
+    yield start
+    for each in runs:
+        each.supervisor.request_stop(0)
+        each.supervisor.request_stop(0)
+        each.join()
+
+
+def test_the_end_of_the_main_process_ends_the_graph_in_order(run: Callable[..., Run]) -> None:
+    robot, controller = program("robot", FOREVER), program("controller", FOREVER)
+    done = run(robot, controller, program("learner", "print('learnt')", restart=ON_FAILURE), main="learner")
+    done.join()
+    assert done.status == 0
+    assert done.lines[-3:] == ["learner: finished", "controller: stopped (SIGINT)", "robot: stopped (SIGINT)"]
+    assert "learnt" in done.log("learner")
+
+
+def test_a_process_that_dies_starts_again_ever_later(run: Callable[..., Run], tmp_path: Path) -> None:
+    code = f"""
+        from pathlib import Path
+        count = Path({str(tmp_path / "count")!r})
+        n = len(count.read_text()) if count.exists() else 0
+        count.write_text("x" * (n + 1))
+        print("try", n, flush=True)
+        if n < 2: raise SystemExit(3)
+        import time; time.sleep(600)
+    """
+    graph = run(program("node", code, restart=QUICK))
+    wait_until(lambda: "try 2" in graph.log("node"))
+    told = [line for line in graph.lines if "exit status 3" in line]
+    assert [line.rpartition(" in ")[2] for line in told] == ["0.1 s", "0.1 s"]
+    assert QUICK.delay_s(1) < QUICK.delay_s(2) < QUICK.delay_s(4) == QUICK.longest_delay_s
+    assert graph.said("started again") == 2
+    assert graph.whole_log("node").count(HEADING) == 3, "one heading for each start"
+    assert graph.supervisor.children[0].deaths == 2
+
+
+def test_a_process_that_ran_well_is_forgiven(run: Callable[..., Run]) -> None:
+    restart = Restart(first_delay_s=0.01, longest_delay_s=0.02, well_after_s=0.2, quick_deaths=2)
+    graph = run(program("node", "import time; time.sleep(0.3); raise SystemExit(1)", restart=restart))
+    wait_until(lambda: graph.said("started again") >= 3)
+    assert graph.error is None
+
+
+def test_it_gives_up_with_the_end_of_the_log(run: Callable[..., Run]) -> None:
+    graph = run(program("other", FOREVER), program("node", "raise SystemExit('the cable is out')", restart=QUICK))
+    graph.join()
+    assert isinstance(graph.error, GraphError)
+    assert "4 times in a row" in str(graph.error)
+    assert "the cable is out" in str(graph.error)
+    assert graph.said("other: stopped") == 1
+
+
+def test_a_process_that_is_not_essential_is_left_alone(run: Callable[..., Run]) -> None:
+    graph = run(
+        program("monitor", "raise SystemExit(1)", restart=QUICK, essential=False),
+        program("rviz", "pass", restart=NEVER, essential=False),
+        program("learner", "import time; time.sleep(2)", restart=ON_FAILURE),
+        main="learner",
+    )
+    graph.join()
+    assert graph.status == 0
+    assert graph.said("is left alone") == 1
+    assert graph.said("rviz: finished") == 1
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_a_learner_that_fails_starts_again_unless_that_is_hopeless(run: Callable[..., Run], status: int) -> None:
+    restart = Restart(after_success=False, hopeless=(2,), first_delay_s=0.01, quick_deaths=2)
+    graph = run(program("learner", f"raise SystemExit({status})", restart=restart), main="learner")
+    graph.join()
+    assert isinstance(graph.error, GraphError)
+    assert f"exit status {status}" in str(graph.error)
+    assert graph.said("started again") == (1 if status == 1 else 0)
+
+
+def test_who_does_not_listen_is_killed_and_asking_twice_is_faster(run: Callable[..., Run]) -> None:
+    deaf = "import signal, time\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\n" + FOREVER
+    graph = run(program("deaf", deaf, patience_s=0.2), program("deafer", deaf, patience_s=60.0))
+    wait_until(lambda: "here" in graph.log("deaf") and "here" in graph.log("deafer"))
+    graph.supervisor.request_stop(130)
+    time.sleep(0.3)
+    assert not graph.said("stopped")
+    graph.supervisor.request_stop(130)
+    graph.join()
+    assert graph.status == 130
+    assert graph.said("stopped (SIGKILL)") == 2
+
+
+def test_what_a_process_started_ends_with_it(run: Callable[..., Run]) -> None:
+    code = f"""
+        import subprocess, sys
+        child = subprocess.Popen([sys.executable, "-I", "-S", "-c", {FOREVER!r}])
+        print("child", child.pid, flush=True)
+        raise SystemExit(1)
+    """
+    graph = run(program("parent", code, restart=NEVER, essential=False), program("other", FOREVER))
+    wait_until(lambda: graph.said("is left alone"))
+    child = int(next(line for line in graph.log("parent").splitlines() if line.startswith("child")).split()[1])
+    wait_until(lambda: not is_alive(child))
+
+
+def test_two_launchers_do_not_share_a_folder(run: Callable[..., Run], tmp_path: Path) -> None:
+    first = run(program("node", FOREVER))
+    wait_until(lambda: "here" in first.log("node"))
+    second = run(program("node", FOREVER))
+    second.join()
+    assert isinstance(second.error, ConfigError)
+    assert str(tmp_path) in str(second.error)
+
+
+def test_a_program_that_does_not_exist(run: Callable[..., Run]) -> None:
+    graph = run(Process("node", command=("/no/such/program",), restart=NEVER))
+    graph.join()
+    assert "cannot start /no/such/program: No such file or directory" in str(graph.error)
+
+
+def test_nice_and_environment_reach_the_process(run: Callable[..., Run], domain: int) -> None:
+    code = "import os; print(os.nice(0) - int(os.environ['BEFORE']), os.environ['ROS_DOMAIN_ID'])"
+    more = {"BEFORE": str(os.nice(0))}
+    graph = run(program("node", code, nice=3, environment=more, restart=ON_FAILURE), main="node")
+    graph.join()
+    assert f"3 {domain}" in graph.log("node")
+
+
+LAUNCHER = """
+    import sys
+    from pathlib import Path
+    from pld_ros.launcher import run
+    from pld_ros.process import Graph, Process
+    code = sys.argv[2]
+    processes = tuple(Process(n, command=(sys.executable, "-I", "-S", "-c", code)) for n in ("first", "second"))
+    sys.exit(run(Graph("orphans", processes, Path(sys.argv[1]))))
+"""
+# A process with a child of its own, one of them deaf to SIGTERM: nobody may survive.
+FAMILY = """
+import os, signal, time
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("pid", os.getpid(), flush=True)
+time.sleep(600)
+"""
+
+
+def pids(folder: Path) -> list[int]:
+    lines = [line for log in folder.glob("logs/*.log") for line in log.read_text().splitlines()]
+    return [int(line.split()[1]) for line in lines if line.startswith("pid ")]
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", textwrap.dedent(LAUNCHER), str(tmp_path), FAMILY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as popen:
+        wait_until(lambda: len(pids(tmp_path)) == 4 or popen.poll() is not None)
+        assert popen.poll() is None, popen.communicate()
+        yield popen
+        popen.kill()
+
+
+def test_nobody_survives_a_launcher_that_is_killed(launcher: subprocess.Popen[str], tmp_path: Path) -> None:
+    launcher.send_signal(signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, pids(tmp_path))))
+
+
+def test_ctrl_c_ends_everything_in_order_with_its_own_exit_status(
+    launcher: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    launcher.send_signal(signal.SIGINT)
+    output, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode == 128 + signal.SIGINT
+    assert output.index("second: stopped") < output.index("first: stopped")
+    assert not any(map(is_alive, pids(tmp_path)))
