@@ -32,6 +32,18 @@ def typestore() -> Typestore:
     return store
 
 
+@cache
+def definition(kind: str) -> str:
+    """The .msg text of a type, followed by those of all types in it."""
+    return typestore().generate_msgdef(kind, ros_version=2)[0]
+
+
+@cache
+def type_hash(kind: str) -> str:
+    """As REP 2011 has it: equal for equal definitions."""
+    return typestore().hash_rihs01(kind)
+
+
 def message_folder() -> Path:
     """Where the .msg files of pld_msgs are: installed, or in the checkout. Raises ConfigError."""
     looked = list(_folders())
@@ -57,8 +69,7 @@ class Topic:
         return [] if self.qos is None else [self.qos]
 
     def channel(self) -> Channel:
-        definition, _ = typestore().generate_msgdef(self.type, ros_version=2)
-        return Channel(self.name, self.type, definition, yaml_text(self.profiles))
+        return Channel(self.name, self.type, definition(self.type), yaml_text(self.profiles))
 
 
 def qos_profile(profile: Any) -> dict[str, Any]:

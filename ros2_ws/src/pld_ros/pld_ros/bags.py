@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import yaml
 from pld_core.errors import ContractError, StorageError
 from pld_core.storage import storage_errors, write_atomic
 from pld_ros.assembler import LABELS
-from pld_ros.bag_types import Topic, typestore, yaml_text
+from pld_ros.bag_types import Topic, type_hash, yaml_text
 from pld_ros.mcap_file import Counts, McapFile
 from pld_ros.records import Outcome, outcome_record
 
@@ -78,14 +78,14 @@ class BagWriter:
         self._file.close()
 
 
-def repair_bags(folder: Path) -> list[Path]:
-    """End the bags whose writer died, marked as voided; call it before anything writes there.
+def repair_bags(folder: Path, in_use: Collection[str] = ()) -> list[Path]:
+    """End the bags whose writer died, marked as voided; in_use: names of those that are being written.
 
     Each is readable up to its last complete chunk; one without any is deleted. Raises StorageError if
     there is no room; the rest is done by the next call.
     """
     repaired = []
-    for path in sorted((folder / OPEN).glob("*")):
+    for path in sorted(path for path in (folder / OPEN).glob("*") if path.name not in in_use):
         file_path = path / f"{path.name}.mcap"
         try:
             file = McapFile.recover(file_path)
@@ -158,7 +158,7 @@ def _described(number: int, topic: Topic, counts: Counts) -> dict[str, Any]:
             "type": topic.type,
             "serialization_format": "cdr",
             "offered_qos_profiles": topic.profiles,
-            "type_description_hash": typestore().hash_rihs01(topic.type),
+            "type_description_hash": type_hash(topic.type),
         },
         "message_count": counts.messages.get(number, 0),
     }
