@@ -236,7 +236,7 @@ def run_eval(work: Workspace) -> Result:
         for name, run in runs.items():
             results[name] = judged(name, run, judge or work.runner)
             if judge:
-                by_reward[name] = judged(f"{name}, by the reward", run, work.runner)
+                by_reward[name] = judged(f"{name}_by_reward", run, work.runner)
     outcome = {"task": work.task, "seed": config.seed, "minutes": round(work.minutes(), 2)}
     outcome |= {name: result.summary() for name, result in results.items()}
     if by_reward:
@@ -262,6 +262,9 @@ def _closing(work: Workspace, path: Any) -> str:
         for name in ("base", "specialist", "distilled")
         if name in outcome
     ]
+    for name, found in outcome.get("by_reward", {}).items():
+        wrong, missed = found["false_successes"], found["missed_successes"]
+        parts.append(f"{name} by the reward {found['successes']} ({wrong} false, {missed} missed)")
     return f"{', '.join(parts)}; report: {path}"
 
 

@@ -79,6 +79,7 @@ def render(data: RunData) -> str:
     parts = [
         _header(data, task),
         sections.success(data),
+        sections.by_reward(data),
         sections.videos(data),
         sections.learning_curve(data),
         sections.ablations(data),

@@ -43,6 +43,24 @@ def success(data: RunData) -> str:
     return section("Success", bar_chart(bars, "success rates"), lead)
 
 
+def by_reward(data: RunData) -> str:
+    """Where the reward saw for itself: what it counted, beside what the environment says of the same episodes."""
+    found: dict[str, Any] = data.evaluation.get("by_reward") or {}
+    if not found:
+        return ""
+    head = '<tr><th></th><th class="n">by the reward</th><th class="n">false</th><th class="n">missed</th></tr>'
+    rows = "".join(
+        f'<tr><td>{escape(str(_NAMES.get(name, name)))}</td><td class="n">{one["successes"]}/{one["episodes"]}</td>'
+        f'<td class="n">{one["false_successes"]}</td><td class="n">{one["missed_successes"]}</td></tr>'
+        for name, one in found.items()
+    )
+    lead = (
+        "The bars above are the environment's word. Here the same seeds ended at the reward's word, as on a robot: "
+        "how many successes it counted, how many of those the environment denies, and how many it missed."
+    )
+    return section("Judged by the reward", f'<div class="scroll"><table>{head}{rows}</table></div>', lead)
+
+
 def videos(data: RunData) -> str:
     figures = []
     for name, label in _NAMES.items():

@@ -20,7 +20,7 @@ from pld_core.stages.report import page
 from pld_core.stages.report_sections import section
 from pld_core.storage import write_atomic
 
-ROC_SHOWN = 0.05  # false positive rate up to which the curve is drawn: beyond, nobody works
+ROC_SHOWN = 0.03  # false positive rate up to which the curve is drawn: beyond, nobody works
 EPISODES_SHOWN = 6
 ERRORS_SHOWN = 8  # of each kind
 _PICTURE = "width:48%;margin-right:2%;border-radius:6px;image-rendering:pixelated"
@@ -94,7 +94,7 @@ def _confusion(held: Mapping[str, Any], classifier: SuccessClassifier) -> str:
     note = (
         f'<p class="lead" style="margin:16px 0 0">It fires {median} ticks after success (median; from '
         f"{delay['earliest']:+d} to {delay['latest']:+d}), in {early['count']} of {early['of']} successful episodes "
-        "before it.</p>"
+        f"before it. Left out: {held['episodes']['fleeting']} whose success was too short for the debounce.</p>"
     )
     lead = (
         f"Threshold {classifier.decision.threshold:.3f}, {classifier.decision.debounce} frames"
@@ -235,7 +235,10 @@ def _errors(frames: Frames, episodes: Sequence[Scored], classifier: SuccessClass
 
 def _spread(rows: np.ndarray, episode: np.ndarray) -> list[int]:
     """The first row of each episode, in the given order."""
-    return [int(row) for row in dict(zip(episode[rows][::-1], rows[::-1])).values()][::-1]
+    first: dict[int, int] = {}
+    for row in rows:
+        first.setdefault(int(episode[row]), int(row))
+    return list(first.values())
 
 
 def _figure(frames: Frames, episodes: Sequence[Scored], row: int, probability: float) -> str:

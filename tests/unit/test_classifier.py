@@ -133,18 +133,21 @@ def test_threshold_needs_a_rate_between_zero_and_one():
 
 
 def test_measures():
-    early = ([0.9, 0.9, 0.9, 0.9], [0, 0, 0, 1])
+    early = ([0.9, 0.9, 0.9, 0.9], [0, 0, 1, 1])
     late = ([0.1, 0.1, 0.9, 0.9], [0, 1, 1, 1])
-    missed = ([0.1, 0.1, 0.1, 0.9], [0, 0, 0, 1])
+    missed = ([0.1, 0.1, 0.1, 0.9], [0, 0, 1, 1])
     alarm = ([0.9, 0.9, 0.1, 0.1], [0, 0, 0, 0])
     found = measure(scored(early, late, missed, alarm), 0.5, Debounce(2, 3))
     episodes, frames = found["episodes"], found["frames"]
     assert (episodes["recall"]["count"], episodes["recall"]["of"]) == (2, 3)
     assert (episodes["false_positive"]["count"], episodes["false_positive"]["of"]) == (1, 1)
     assert episodes["early"]["count"] == 1
-    assert episodes["delay_ticks"] == {"median": 0.0, "earliest": -2, "latest": 2}
-    assert (frames["false_positive"]["count"], frames["false_positive"]["of"]) == (5, 11)
-    assert (frames["recall"]["count"], frames["recall"]["of"]) == (4, 5)
+    assert episodes["delay_ticks"] == {"median": 0.5, "earliest": -1, "latest": 2}
+    assert (frames["false_positive"]["count"], frames["false_positive"]["of"]) == (4, 9)
+    assert (frames["recall"]["count"], frames["recall"]["of"]) == (5, 7)
+    assert episodes["fleeting"] == 0
+    short = measure(scored(([0.1] * 4, [0, 1, 0, 0])), 0.5, Debounce(2, 3))["episodes"]
+    assert (short["fleeting"], short["recall"]["of"], short["false_positive"]["of"]) == (1, 0, 0)
 
 
 def test_roc_area():

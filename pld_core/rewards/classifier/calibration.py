@@ -85,7 +85,7 @@ def choose_threshold(
     allowed = int(max_false_positive_rate * len(failed))
     by_episode = failed[-1 - allowed] if failed else 0.0
     lowest = np.nextafter(max(by_frame, by_episode), 1.0)
-    reached = [_peak(p, debounce) for p, s in episodes if s.any()]
+    reached = [_peak(p, debounce) for p, s in episodes if debounce.first(s) is not None]
     kept = [peak for peak in reached if peak > lowest]
     if not kept:
         return float(lowest)

@@ -40,12 +40,15 @@ def measure(episodes: Sequence[Scored], threshold: float, debounce: Debounce) ->
 
     frames: every frame by itself. episodes: the debounced verdict; ``false_positive`` of failed episodes,
     ``recall`` of successful ones, ``early``: it fires in a successful episode before the task is done.
+    A success too short for the debounce (a peg that touches the mark and comes back) is ``fleeting``, and
+    neither: whatever is said of it is right.
     """
     truth = np.concatenate([e.success for e in episodes])
     verdict = np.concatenate([e.positive(threshold) for e in episodes])
     fired = [e.fires(threshold, debounce) for e in episodes]
     failed = [f is not None for e, f in zip(episodes, fired) if not e.succeeds]
-    done = [(e, f) for e, f in zip(episodes, fired) if e.succeeds]
+    fleeting = [e.succeeds and debounce.first(e.success) is None for e in episodes]
+    done = [(e, f) for e, f, short in zip(episodes, fired, fleeting) if e.succeeds and not short]
     lead = [int(np.argmax(e.success)) - f for e, f in done if f is not None]
     return {
         "frames": {
@@ -56,6 +59,7 @@ def measure(episodes: Sequence[Scored], threshold: float, debounce: Debounce) ->
         "episodes": {
             "false_positive": rate(sum(failed), len(failed)),
             "recall": rate(sum(f is not None for _, f in done), len(done)),
+            "fleeting": sum(fleeting),
             "early": rate(sum(ticks > 0 for ticks in lead), len(done)),
             "delay_ticks": {
                 "median": float(-np.median(lead)) if lead else None,
