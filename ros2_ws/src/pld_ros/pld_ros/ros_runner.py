@@ -25,10 +25,13 @@ from pld_core.rl.actor import LearnerActor
 from pld_core.rl.snapshot import snapshot
 from pld_core.stations import RobotConfig, TaskConfig, load_robot, load_task
 from pld_core.types import ActionSpec, Episode, EpisodeSpec, ObservationSpec
+from pld_core.vla.compact_vla import CompactVLA
 from pld_ros import topics
 from pld_ros.convert import spec_msg
+from pld_ros.environment import prepare_this_process
 from pld_ros.inbox import Inbox
 from pld_ros.node import HealthWatch, Spinner
+from pld_ros.own_graph import OwnGraph
 from pld_ros.ros_body import call
 
 VOIDED_IN_A_ROW = 5  # a glitch spoils one episode; a fault that lasts must stop the run
@@ -87,7 +90,9 @@ class RosRunner:
         self._config, self._folder = config, folder
         self.environments = [StationEnvironment(load_robot(config.robot), load_task(config.task))]
         self._stopping = threading.Event()
+        prepare_this_process()
         self._station = _Connection(config, folder)
+        self._graph = None if config.ros.attach else OwnGraph(config, folder, self._policy_name())
         self._version: tuple[Any, str] = (None, "")
 
     def run(self, specs: Sequence[EpisodeSpec], actor: ResidualActor | None = None) -> Iterator[Episode]:
@@ -116,6 +121,8 @@ class RosRunner:
         self._stopping.set()
 
     def close(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
         self._station.close()
 
     def _offer(self, actor: ResidualActor | None) -> str:
@@ -158,16 +165,20 @@ class RosRunner:
 
     def _serve(self) -> None:
         """Have the VLA server serve this policy."""
-        if self._station.served_version() == self.policy.version:
-            return
-        name = self._config.policy
-        if hasattr(self.policy, "save"):
-            path = (self._folder / "served" / f"{self.policy.version}.vla").absolute()
+        if self._graph is not None:
+            self._graph.check()
+        if self._station.served_version() != self.policy.version:
+            self._station.load_policy(self._policy_name(), self.policy.version, self._stopping)
+
+    def _policy_name(self) -> str:
+        """How another process finds this policy."""
+        if not isinstance(self.policy, CompactVLA):
+            return self._config.policy
+        path = (self._folder / "served" / f"{self.policy.version}.vla").absolute()
+        if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                self.policy.save(path)  # type: ignore[attr-defined]
-            name = f"compact:{path}"
-        self._station.load_policy(name, self.policy.version, self._stopping)
+            self.policy.save(path)
+        return f"compact:{path}"
 
 
 class _Connection:

@@ -58,8 +58,10 @@ def _profile(depth: int, reliable: bool = True, latched: bool = False, deadline_
 
 
 SENSOR = _profile(5, reliable=False)  # pictures for people, poses: the newest counts
-OBSERVATION = _profile(30)  # what transitions are made of: a lost one would be a hole in the data
-STATE = _profile(30)
+# What transitions are made of: a lost one would be a hole in the data. Latched, because in lockstep the
+# next one comes only after everyone has seen this one, late joiners included.
+OBSERVATION = _profile(30, latched=True)
+STATE = _profile(30, latched=True)
 RECORD = _profile(1000, latched=True)  # a logger that restarts gets what it missed
 LATCHED = _profile(1, latched=True)
 EPISODES = _profile(50, latched=True)

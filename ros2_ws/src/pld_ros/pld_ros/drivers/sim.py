@@ -13,7 +13,6 @@ from pld_core.types import ActionSpec, RobotMode, RobotState
 from pld_ros.drivers.periods import Periods
 from pld_ros.drivers.sim_arm import SimulatedArm
 
-FIRST_STAMP_NS = 1_000_000_000  # of lockstep; 0 would read as "no time yet"
 ACTION_SLACK = 1e-6
 
 
@@ -31,7 +30,8 @@ class SimDriver:
     (``skipped_periods``): it never catches up in a burst. Stamps are ROS system time.
 
     Lockstep (``realtime=False``): a command gives the next state at once, without one time stands
-    still. A command is then in time when the state before it was given. Stamps count periods from 1 s.
+    still. A command is then in time when the state before it was given. Stamps count periods from the
+    system time of ``connect``, so that time never runs back when the driver is started anew.
 
     clock: monotonic seconds; sleep: seconds; time_ns: ROS system time. Tests inject theirs.
     """
@@ -53,7 +53,7 @@ class SimDriver:
         self._periods: Periods | None = None  # of real time, while connected
         self._connected = self._stopped = False
         self._forget()
-        self._given = 0
+        self._given = self._first_ns = 0
         self.late_commands = self.idle_commands = self.held_ticks = 0
 
     @property
@@ -74,6 +74,7 @@ class SimDriver:
             arm = self._made()
             arm.park()
             self._forget()
+            self._first_ns, self._given = self._time_ns(), 0
             self._periods = Periods(arm.spec.rate_hz, self._clock, self._time_ns) if self._realtime else None
             self._connected = self._fresh = True
 
@@ -169,7 +170,7 @@ class SimDriver:
 
     def _give(self, arm: SimulatedArm) -> RobotState:
         if self._periods is None:
-            stamp_ns = FIRST_STAMP_NS + self._given * round(1e9 / arm.spec.rate_hz)
+            stamp_ns = self._first_ns + self._given * round(1e9 / arm.spec.rate_hz)
         else:
             stamp_ns = self._periods.stamp_ns
         self._fresh = False

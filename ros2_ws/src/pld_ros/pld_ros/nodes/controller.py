@@ -147,8 +147,6 @@ class Controller(PldNode):
 
     def _rehearse(self, order: RunEpisode.Goal) -> None:
         """What takes long the first time (a policy's first answer, compiling), before time counts."""
-        if self.simulated_time:
-            return
         stamps = self.body.buffer.wait_newer(-1, LOCKSTEP_TIMEOUT_S)
         if stamps is None:
             raise RobotUnavailableError("Robot and cameras deliver no observation; see their health.")
