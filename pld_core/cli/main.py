@@ -23,6 +23,7 @@ VERBS: Mapping[str, str] = {
     "eval": "success rates of base, specialist and distilled VLA",
     "report": "write report.html of a run",
     "launch": "start a station's ROS nodes and the learner, and keep them running",
+    "operator": "start, verdict, pause, emergency stop and driving by hand, for a running graph",
     "reward-train": "train a success classifier from labelled episodes",
     "bench": "measure speed on this machine; the last line is JSON",
     "doctor": "check this machine and say what to fix",

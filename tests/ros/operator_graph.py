@@ -21,7 +21,7 @@ with warnings.catch_warnings():  # of lark, which rclpy imports with the first n
     warnings.simplefilter("ignore", DeprecationWarning)
     import rosidl_generator_py  # noqa: F401
 
-PATIENCE_S = 10.0  # a test that waits longer has failed
+PATIENCE_S = 30.0  # a test that waits longer has failed
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
@@ -68,9 +68,15 @@ class Others(Node):
 
 
 class Graph:
-    """frozen: these services are there and never answer; the others in ``serving`` do."""
+    """serving: these services answer; frozen: these are there and never do; args: ROS arguments of the nodes."""
 
-    def __init__(self, serving: tuple[str, ...], frozen: tuple[str, ...] = (), args: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        serving: tuple[str, ...],
+        frozen: tuple[str, ...] = (),
+        args: tuple[str, ...] = (),
+        operator: bool = True,
+    ) -> None:
         rclpy.init(args=["--ros-args", *args] if args else [])
         self.others, self.frozen = Others(), Others()
         self.others.serve(*serving)
@@ -79,15 +85,15 @@ class Graph:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.others)
         self._executor.add_node(self.asker)
-        self.operator = self.start_operator()
+        self._nodes = [self.others, self.frozen, self.asker]
+        if operator:
+            self.operator = OperatorNode()
+            self._nodes.append(self.operator)
+            self._executor.add_node(self.operator)
         self._thread = threading.Thread(target=self._executor.spin)
         self._thread.start()
-        self._wait_for_discovery()
-
-    def start_operator(self) -> OperatorNode:
-        operator = OperatorNode()
-        self._executor.add_node(operator)
-        return operator
+        if operator:
+            self._wait_for_discovery()
 
     def _wait_for_discovery(self) -> None:
         others = self.others
@@ -115,6 +121,18 @@ class Graph:
         self.others.robot.publish(RobotState(mode=mode))
         wait_until(lambda: self.operator.robot_mode == mode, "robot heard")
 
+    def keep_telling_robot(self, mode: str) -> Callable[[], bool]:
+        """A condition that tells it once each time that it is asked, until the operator node has heard it."""
+
+        def heard() -> bool:
+            self.others.robot.publish(RobotState(mode=mode))
+            return self.operator.robot_mode == mode
+
+        return heard
+
+    def newest_state(self) -> OperatorState:
+        return self.others.states[-1] if self.others.states else OperatorState()
+
     def state(self, condition: Callable[[OperatorState], bool], what: str) -> OperatorState:
         """The operator's newest state, once it is as wanted."""
         wait_until(lambda: self.others.states and condition(self.others.states[-1]), what)
@@ -123,7 +141,8 @@ class Graph:
     def close(self) -> None:
         self._executor.shutdown()
         self._thread.join(PATIENCE_S)
-        self.operator.close()
-        for node in (self.operator, self.others, self.frozen, self.asker):
+        for node in self._nodes:
+            if isinstance(node, OperatorNode):
+                node.close()
             node.destroy_node()
         rclpy.try_shutdown()
