@@ -134,9 +134,9 @@ def _nodes(arguments: GraphArguments, station: Station, common: Mapping[str, Par
     }
     return [
         _node("robot", common, **rhythm),
-        *_cameras(station, common),
-        _node("vla_server", {**common, "policy": arguments.policy, "prefetch": arguments.prefetch}),
-        _node("reward", {**common, "reward": arguments.reward}),
+        *_cameras(station, common, rhythm),
+        _node("vla_server", {**common, "policy": arguments.policy, "prefetch": arguments.prefetch}, **rhythm),
+        _node("reward", {**common, "reward": arguments.reward}, **rhythm),
         _node("replay_logger", logger),
         _node("operator", operator, terminal=arguments.front_end == "keyboard"),
         _node("monitor", common, essential=False),
@@ -144,15 +144,18 @@ def _nodes(arguments: GraphArguments, station: Station, common: Mapping[str, Par
     ]
 
 
-def _cameras(station: Station, common: Mapping[str, Parameter]) -> list[Process]:
+def _cameras(station: Station, common: Mapping[str, Parameter], rhythm: Mapping[str, Any]) -> list[Process]:
     """One process for all simulated cameras, which share their scene; one for each real one."""
     cameras = station.config.cameras
     simulated = tuple(name for name, camera in cameras.items() if camera.driver == "simulated")
     real = [name for name in cameras if name not in simulated]
-    shared = [_node("camera", {**common, "cameras": simulated})] if simulated else []
+    shared = [_node("camera", {**common, "cameras": simulated}, **rhythm)] if simulated else []
     return [
         *shared,
-        *(Process(f"camera_{n}", NODES_PACKAGE, "camera", parameters={**common, "cameras": (n,)}) for n in real),
+        *(
+            Process(f"camera_{n}", NODES_PACKAGE, "camera", parameters={**common, "cameras": (n,)}, **rhythm)
+            for n in real
+        ),
     ]
 
 

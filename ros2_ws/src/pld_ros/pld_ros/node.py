@@ -29,7 +29,8 @@ HEALTH_PERIOD_S = 0.2
 HEALTH_LOST_S = 1.0  # a node that was silent for so long counts as gone
 DIAGNOSTICS_PERIOD_S = 1.0
 DISCOVERY_S = 1.0  # how long a namesake has to show up
-FIFO_PRIORITY = 50
+RHYTHM_PRIORITY = 50  # SCHED_FIFO, of what keeps the arm's rhythm
+SENSE_PRIORITY = 40  # of what every tick waits for: cameras, policy, reward
 
 
 class PldNode(Node):
@@ -207,17 +208,18 @@ class Spinner:
         self._thread.join(2.0)
 
 
-def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, real_time: bool = False) -> int:
+def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, priority: int = 0) -> int:
     """``main`` of every node: exit status 0 after a signal, 2 with one clear line after a known error.
 
     A node with a method ``work()`` runs that on the main thread (it ends when ``rclpy.ok()`` does), its
-    callbacks on another; any other node only answers callbacks.
+    callbacks on another; any other node only answers callbacks. priority: SCHED_FIFO's, where the
+    environment's PLD_REAL_TIME is 1.
     """
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    if real_time:
-        real_time_priority()
+    if priority and os.environ.get("PLD_REAL_TIME") == "1":
+        real_time_priority(priority)
     node: PldNode | None = None
     try:
         node = make()
@@ -260,10 +262,10 @@ def _work(node: PldNode) -> None:
             raise spinner.fault
 
 
-def real_time_priority() -> bool:
-    """SCHED_FIFO for this process where that is permitted; says so where it is not."""
+def real_time_priority(priority: int) -> bool:
+    """SCHED_FIFO for this thread and those it will start, where that is permitted; says so where it is not."""
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
     except (OSError, AttributeError) as error:
         print(f"warning: no real-time priority ({error}); ticks may come late. See docs/ros.md.", file=sys.stderr)
         return False

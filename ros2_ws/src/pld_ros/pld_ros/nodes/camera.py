@@ -18,7 +18,7 @@ from pld_ros import topics
 from pld_ros.convert import image_msg, nanoseconds
 from pld_ros.drivers import make_camera
 from pld_ros.drivers.sim_camera import SimCameras
-from pld_ros.node import PldNode, run_node
+from pld_ros.node import SENSE_PRIORITY, PldNode, run_node
 from pld_ros.pictures import policy_view
 
 READ_TIMEOUT_S = 0.5
@@ -101,7 +101,7 @@ class CameraNode(PldNode):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    return run_node(CameraNode, args)
+    return run_node(CameraNode, args, SENSE_PRIORITY)
 
 
 if __name__ == "__main__":

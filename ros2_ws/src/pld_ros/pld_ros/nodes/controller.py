@@ -25,7 +25,7 @@ from pld_ros import topics
 from pld_ros.chunk_client import ChunkClient
 from pld_ros.convert import chunk_of, floats, put_stamps, spec_of, stamps_of, time_msg
 from pld_ros.episode import Outcome, Step, run_episode
-from pld_ros.node import HealthWatch, PldNode, run_node
+from pld_ros.node import RHYTHM_PRIORITY, HealthWatch, PldNode, run_node
 from pld_ros.ros_body import LOCKSTEP_TIMEOUT_S, RosBody
 from pld_ros.weights_slot import WeightsSlot
 
@@ -273,7 +273,7 @@ class Controller(PldNode):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    return run_node(Controller, args, real_time=True)
+    return run_node(Controller, args, RHYTHM_PRIORITY)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pld_core.types import Observation, TimeStep
 from pld_ros import topics
 from pld_ros.convert import nanoseconds, time_msg
 from pld_ros.inputs import subscribe
-from pld_ros.node import PldNode, run_node
+from pld_ros.node import SENSE_PRIORITY, PldNode, run_node
 
 _POLL_S = 0.2
 _KEPT = 64
@@ -146,7 +146,7 @@ class RewardNode(PldNode):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    return run_node(RewardNode, args)
+    return run_node(RewardNode, args, SENSE_PRIORITY)
 
 
 if __name__ == "__main__":

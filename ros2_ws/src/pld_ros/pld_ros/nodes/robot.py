@@ -23,7 +23,7 @@ from pld_ros import topics
 from pld_ros.convert import floats, time_msg
 from pld_ros.drivers import make_driver
 from pld_ros.managed import ManagedNode
-from pld_ros.node import run_node
+from pld_ros.node import RHYTHM_PRIORITY, run_node
 
 STATE_TIMEOUT_S = 0.2  # without a state for so long the arm counts as gone
 WATCHDOG_PERIODS = 3  # control periods without a command after which the arm is told to hold
@@ -221,7 +221,7 @@ def _fill_pose(pose: Any, state: RobotState) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    return run_node(RobotNode, args, real_time=True)
+    return run_node(RobotNode, args, RHYTHM_PRIORITY)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pld_core.interfaces import BasePolicy
 from pld_ros import topics
 from pld_ros.convert import chunk_msg, stamps_of
 from pld_ros.inputs import subscribe
-from pld_ros.node import PldNode, run_node
+from pld_ros.node import SENSE_PRIORITY, PldNode, run_node
 from pld_ros.policies import load_policy
 
 _REMEMBERED = 32  # chunks kept for requests that come after a prefetch
@@ -142,7 +142,7 @@ class VlaServer(PldNode):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    return run_node(VlaServer, args)
+    return run_node(VlaServer, args, SENSE_PRIORITY)
 
 
 if __name__ == "__main__":
