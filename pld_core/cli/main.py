@@ -25,6 +25,7 @@ VERBS: Mapping[str, str] = {
     "launch": "start a station's ROS nodes and the learner, and keep them running",
     "operator": "start, verdict, pause, emergency stop and driving by hand, for a running graph",
     "reward-train": "train a success classifier from labelled episodes",
+    "replay": "recorded episodes in the simulated twin, before another policy, or as replay buffer",
     "bench": "measure speed on this machine; the last line is JSON",
     "doctor": "check this machine and say what to fix",
 }

@@ -71,8 +71,9 @@ class BagReader:
         for connection, stamp, data in self._reader.messages(connections) if connections else ():
             yield connection.topic, stamp, self._store.deserialize_cdr(data, connection.msgtype)
 
-    def assembled(self, as_learned: bool = False) -> Assembled:
-        """The episode of this bag. as_learned: without the verdicts that came too late for the learner."""
+    def assembled(self, as_learned: bool = False, frames_too: bool = False) -> Assembled:
+        """The episode of this bag. as_learned: without the verdicts that came too late for the learner;
+        frames_too: with its frames also where the learner wanted none."""
         rows: dict[int, StepRow] = {}
         frames: dict[tuple[str, int], np.ndarray] = {}
         status: Outcome | None = None
@@ -87,8 +88,9 @@ class BagReader:
                 rows.setdefault(int(message.sequence), row_of_message(message))
         outcome = self._outcome(rows, status)
         rows = {s: _with_frames(row, frames) for s, row in rows.items() if row.episode_id == outcome.episode_id}
-        label = self._label(as_learned)
-        return assemble(_labelled(outcome, label), rows)
+        if frames_too:
+            outcome = dataclasses.replace(outcome, spec=dataclasses.replace(outcome.spec, record_images=True))
+        return assemble(_labelled(outcome, self._label(as_learned)), rows)
 
     def _outcome(self, rows: dict[int, StepRow], status: Outcome | None) -> Outcome:
         custom = self.custom
@@ -115,6 +117,18 @@ def read_episode(bag: Path, as_learned: bool = False) -> Episode:
     """The episode of a bag, see ``BagReader.assembled``."""
     with BagReader(bag) as reader:
         return reader.assembled(as_learned).episode
+
+
+def recorded(run_or_bag: Path, as_learned: bool = False, frames_too: bool = False) -> list[tuple[Path, Assembled]]:
+    """The bags and their episodes, each episode once: the whole one where a logger was restarted."""
+    found: dict[str, tuple[Path, Assembled]] = {}
+    for path in bag_paths(run_or_bag):
+        with BagReader(path) as reader:
+            assembled = reader.assembled(as_learned, frames_too)
+        known = found.get(assembled.report.episode_id)
+        if known is None or known[1].episode.voided:
+            found[assembled.report.episode_id] = path, assembled
+    return list(found.values())
 
 
 def bag_paths(run_or_bag: Path) -> list[Path]:

@@ -1,0 +1,11 @@
+"""``pld replay``: recorded episodes again. The core knows no bags: an entry point says who does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pld_core import registry
+
+
+def run(args: Sequence[str]) -> int:
+    return registry.load("commands", "replay")(args)
