@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import inspect
 import math
 import os
@@ -434,7 +435,9 @@ def test_what_a_senders_disk_lost_is_counted(receiver, raw):
     assert raw.batch([10], oldest=10)["want"] == 11  # 8 and 9, too
     assert take(receiver, 5) == [1, 2, 6, 7, 10]
     assert receiver.lost == 5
-    assert raw.batch([100], oldest=100, spool="1" * 32)["want"] == 101  # another spool, which was served before
+    other = RawSender(receiver.address)  # with another spool, which was served before
+    assert other.batch([100], oldest=100, spool="1" * 32)["want"] == 101
+    other.close()
     assert take(receiver, 1) == [100]
     assert receiver.lost == 5
 
@@ -508,9 +511,11 @@ class LossyNetwork:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_network_that_loses_doubles_and_swaps(tmp_path, receiver, seed):
-    network = LossyNetwork(receiver.address, seed)
     numbers: list[int] = []
-    with RecordSender(network.address, tmp_path, "robot", heartbeat_s=0.02) as sender:
+    with (
+        contextlib.closing(LossyNetwork(receiver.address, seed)) as network,
+        RecordSender(network.address, tmp_path, "robot", heartbeat_s=0.02) as sender,
+    ):
         for n in range(1, 301):
             assert sender.send({"n": n}) == n
             if n % 3 == 0:  # many small batches
@@ -521,7 +526,6 @@ def test_a_network_that_loses_doubles_and_swaps(tmp_path, receiver, seed):
         numbers += take(receiver, 300 - len(numbers))
         assert sender.flush(30.0)
         assert (sender.sent, sender.acknowledged, sender.pending) == (300, 300, 0)
-    network.close()
     assert numbers == list(range(1, 301))
     assert min(network.counts.values()) > 0
     assert receiver.lost == 0
@@ -637,26 +641,50 @@ def test_only_arrays_can_be_published(arrays):
             publisher.publish("", {}, {})
 
 
-def test_hostile_weights_are_refused_and_the_old_ones_stay():
+@contextlib.contextmanager
+def subscriber_of_a_test():
+    """A subscriber, and a function that sends it whatever a test wants to offer."""
     context = zmq.Context()
     server = context.socket(zmq.ROUTER)
     address = f"tcp://127.0.0.1:{server.bind_to_random_port('tcp://127.0.0.1')}"
-    offers = [
-        b"\xc1",
-        encode({"kind": "pld.offer.1", "digest": "d", "bytes": 2**40, "offset": 0, "chunk": b""}),
-        encode({"kind": "pld.offer.1", "digest": "a", "bytes": 3, "offset": 0, "chunk": b""}),
-        encode({"kind": "pld.offer.1", "digest": "a", "bytes": 3, "offset": 0, "chunk": b"abc"}),  # not its digest
-    ]
     with WeightsSubscriber(address, heartbeat_s=0.05) as subscriber:
         assert server.poll(30_000)
         peer = server.recv_multipart()[0]
-        for offer in offers:
-            server.send_multipart([peer, offer])
+
+        def offer(digest: str, size: int, offset: int, chunk: bytes) -> None:
+            fields = {"digest": digest, "bytes": size, "offset": offset, "chunk": chunk}
+            server.send_multipart([peer, encode({"kind": "pld.offer.1", **fields})])
+
+        yield subscriber, offer
+    server.close(0)
+    context.term()
+
+
+def test_hostile_weights_are_refused():
+    with subscriber_of_a_test() as (subscriber, offer):
+        offer("d", 2**40, 0, b"")
+        offer("a", 3, 0, b"")
+        offer("a", 3, 0, b"abc")  # not its digest
+        text = encode({"kind": "pld.weights.1", "version": "v", "arrays": {"w": "text"}, "metadata": {}})
+        digest = hashlib.sha256(text).hexdigest()
+        offer(digest, len(text), 0, b"")
+        offer(digest, len(text), 0, text)
         wait_until(lambda: subscriber.rejected == 3)
         assert subscriber.latest() is None
         assert subscriber.connected
-    server.close(0)
-    context.term()
+
+
+def test_chunks_that_come_twice_or_late_are_left_out():
+    data = encode({"kind": "pld.weights.1", "version": "v", "arrays": {"w": np.arange(99)}, "metadata": {}})
+    digest = hashlib.sha256(data).hexdigest()
+    with subscriber_of_a_test() as (subscriber, offer):
+        offer(digest, len(data), 0, b"")
+        for start, end in ((0, 0), (100, 200), (0, 100), (0, 100), (200, 300), (100, 200), (200, None), (0, 100)):
+            offer(digest, len(data), start, data[start:end])
+        weights = subscriber.wait_for("v", 30.0)
+        assert weights is not None
+        np.testing.assert_array_equal(weights.arrays["w"], np.arange(99))
+        assert subscriber.rejected == 0
 
 
 def test_addresses():
