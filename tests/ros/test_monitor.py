@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,6 +203,9 @@ class NoNode:
     def create_subscription(self, *_: object) -> None: ...
 
 
+NO_NODE: Any = NoNode()
+
+
 class Clock:
     now = 0.0
 
@@ -211,7 +215,7 @@ class Clock:
 
 def test_what_is_old_is_not_told_as_if_it_were_now():
     clock = Clock()
-    watch = GraphWatch(NoNode(), clock=clock)
+    watch = GraphWatch(NO_NODE, clock=clock)
     assert watch.summary() == "no controller heard | robot not heard"
     watch.hear(RobotState(mode="fault", fault="joint 3 is hot"))
     watch.hear(step())
@@ -235,6 +239,6 @@ def test_what_is_old_is_not_told_as_if_it_were_now():
     ],
 )
 def test_how_an_episode_ended(outcome, text):
-    watch = GraphWatch(NoNode())
+    watch = GraphWatch(NO_NODE)
     watch.hear(EpisodeStatus(state=EpisodeStatus.DONE, episode_id="e-1", ticks=40, **outcome))
     assert " | ".join(watch.episode()) == f"episode e-1 done | 40 ticks | {text}"
