@@ -110,6 +110,8 @@ class RosBody:
 
     def reset(self, seed: int) -> Observation:
         self._verdict, self._intervention = "", None
+        with self._changed:
+            self._first_stamp = {}  # a robot node that was restarted counts its resets from 0 again
         number = self._call_reset(seed)
         with self._changed:
             if not self._changed.wait_for(lambda: number in self._first_stamp, RESET_TIMEOUT_S):

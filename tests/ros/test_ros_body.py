@@ -1,0 +1,173 @@
+"""The controller's eyes and hands on a node that is none: messages are handed in, commands and calls caught."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from pld_msgs.msg import DeltaCommand, OperatorState, RobotState, SuccessEstimate
+from pld_msgs.srv import Label, Reset
+
+from pld_core.errors import ContractError, RobotError
+from pld_ros import ros_body, topics
+from pld_ros.convert import floats, time_msg
+from pld_ros.node import Rates
+from pld_ros.ros_body import RosBody
+
+PERIOD_NS = 50_000_000
+
+
+class Node:
+    """Answers what RosBody asks of a node; a station without cameras, in lockstep."""
+
+    def __init__(self) -> None:
+        self.station = SimpleNamespace(cameras={}, is_simulated=True, frame="base")
+        self.task_config = SimpleNamespace(instruction="go")
+        self.simulated_time, self.period_s = True, PERIOD_NS / 1e9
+        self.rates, self.inputs = Rates(), []
+        self.heard: dict[str, list[Any]] = {}
+        self.commands: list[DeltaCommand] = []
+        self.on_reset: Any = lambda request: Reset.Response(ok=False, message="nobody is here")
+
+    def setting(self, name: str, default: Any) -> Any:
+        return 60_000.0 if name == "max_age_ms" else default  # nothing here grows old by itself
+
+    def create_subscription(self, kind: Any, topic: str, callback: Any, qos: Any) -> None:
+        self.heard.setdefault(topic, []).append(callback)
+
+    def create_publisher(self, kind: Any, topic: str, qos: Any) -> Any:
+        return SimpleNamespace(publish=self.commands.append)
+
+    def create_client(self, kind: Any, topic: str) -> Any:
+        def call_async(request: Any) -> Any:
+            answer = self.on_reset(request)
+            return SimpleNamespace(add_done_callback=lambda done: done(None), result=lambda: answer)
+
+        return SimpleNamespace(wait_for_service=lambda timeout_sec: True, call_async=call_async)
+
+    def hear(self, topic: str, message: Any) -> None:
+        for callback in self.heard[topic]:
+            callback(message)
+
+
+class Robot:
+    """A robot node that was just started; its time goes on where it is told to."""
+
+    def __init__(self, node: Node, tick: int) -> None:
+        self.node, self.tick, self.resets = node, tick, 0
+        node.on_reset = self.reset
+        self.say()
+
+    def say(self) -> int:
+        self.tick += 1
+        state = RobotState(resets=self.resets, proprio=floats(np.full(3, self.tick)))
+        state.header.stamp = time_msg(self.tick * PERIOD_NS)
+        self.node.hear(topics.ROBOT_STATE, state)
+        return self.tick
+
+    def reset(self, request: Reset.Request) -> Reset.Response:
+        number = self.resets + 1
+        self.say()  # a state from before the reset is still on its way
+
+        def finish() -> None:
+            self.resets = number
+            self.say()
+
+        threading.Timer(0.02, finish).start()
+        return Reset.Response(ok=True, reset=number)
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+@pytest.fixture
+def body(node: Node) -> RosBody:
+    return RosBody(node)  # type: ignore[arg-type]
+
+
+def estimate(tick: int, success: bool) -> SuccessEstimate:
+    message = SuccessEstimate(success=success, reward=float(success))
+    message.header.stamp = time_msg(tick * PERIOD_NS)
+    return message
+
+
+def test_an_episode_begins_with_the_first_state_after_its_reset(node: Node, body: RosBody) -> None:
+    robot = Robot(node, tick=10)
+    for _ in range(3):
+        first = body.reset(0)
+        assert first.proprio[0] == robot.tick
+        assert first.instruction == "go"
+        robot.say()
+
+
+def test_a_robot_node_that_was_restarted_is_not_taken_for_its_predecessor(node: Node, body: RosBody) -> None:
+    Robot(node, tick=10)
+    body.reset(0)
+    Robot(node, tick=100)
+    assert body.reset(0).proprio[0] == 103  # its first reset has the number of the other's
+
+
+def test_a_robot_that_refuses_to_reset_says_why(node: Node, body: RosBody) -> None:
+    with pytest.raises(RobotError, match="nobody is here"):
+        body.reset(0)
+
+
+def test_in_lockstep_what_does_not_come_is_a_fault(node: Node, body: RosBody, monkeypatch: pytest.MonkeyPatch) -> None:
+    Robot(node, tick=10)
+    first = body.reset(0)
+    monkeypatch.setattr(ros_body, "LOCKSTEP_TIMEOUT_S", 0.01)
+    with pytest.raises(ContractError, match="No new observation"):
+        body.observe()
+    with pytest.raises(ContractError, match="did not judge"):
+        body.judge(first)
+
+
+def test_a_judgement_is_that_of_the_very_observation(node: Node, body: RosBody) -> None:
+    robot = Robot(node, tick=10)
+    body.reset(0)
+    for tick, success in ((robot.tick, True), (robot.tick + 1, False), (robot.tick + 2, True)):
+        node.hear(topics.SUCCESS, estimate(tick, success))
+    robot.say()
+    assert not body.judge(body.observe()).success
+
+
+def test_verdict_and_take_over_hold_until_the_next_reset(node: Node, body: RosBody) -> None:
+    Robot(node, tick=10)
+    node.hear(topics.OPERATOR_STATE, OperatorState(taking_over=True))
+    node.hear(topics.INTERVENTION, DeltaCommand(action=floats(np.ones(7))))
+    body.label(Label.Request.FAILURE)
+    orders = body.orders()
+    assert (orders.verdict, orders.stopped) == ("failure", False)
+    assert orders.intervention is not None
+    body.reset(0)
+    assert body.orders() == ros_body.Orders()
+
+
+def test_a_pause_waits_for_its_end_or_for_the_emergency_stop(node: Node, body: RosBody) -> None:
+    told: list[bool] = []
+
+    def on_pause(paused: bool) -> None:
+        told.append(paused)
+        if paused:
+            threading.Timer(0.02, node.hear, (topics.OPERATOR_STATE, end)).start()
+
+    body.on_pause = on_pause
+    for end in (OperatorState(), OperatorState(paused=True, estopped=True)):
+        node.hear(topics.OPERATOR_STATE, OperatorState(paused=True))
+        assert body.orders().stopped == end.estopped
+    assert told == [True, False] * 2
+
+
+def test_commands_are_numbered_without_gaps_and_say_what_they_answer(node: Node, body: RosBody) -> None:
+    robot = Robot(node, tick=10)
+    seen = body.reset(0)
+    for _ in range(3):
+        body.send(np.zeros(7, np.float32), seen)
+    first, *others = [command.sequence for command in node.commands]
+    assert others == [first + 1, first + 2]
+    assert node.commands[0].header.stamp == time_msg(robot.tick * PERIOD_NS)
