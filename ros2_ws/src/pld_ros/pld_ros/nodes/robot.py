@@ -82,6 +82,7 @@ class RobotNode(ManagedNode):
                 time.sleep(STATE_TIMEOUT_S)
                 continue
             state = self._driver.next_state(STATE_TIMEOUT_S)
+            self._watch()  # an arm that says nothing may still be moving
             if state is None:
                 silent += 1
                 if self.active and not self.simulated_time:  # in lockstep time stands still without commands
@@ -89,7 +90,6 @@ class RobotNode(ManagedNode):
                 continue
             silent = 0
             self._publish(state)
-            self._watch()
 
     def _publish(self, state: RobotState) -> None:
         stamp = time_msg(state.stamp_ns)
