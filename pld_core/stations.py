@@ -54,6 +54,7 @@ class RobotConfig:
     home_joints_rad: tuple[float, ...] = ()
     driver_options: dict[str, Any] = field(default_factory=dict)  # passed to the driver as they are
     simulated_twin: str = ""  # the station to use where this arm is not connected
+    urdf: str = ""  # shape of the arm for RViz: a path, or <Python package>:<path in it>
 
     @property
     def is_simulated(self) -> bool:

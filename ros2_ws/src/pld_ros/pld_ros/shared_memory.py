@@ -11,7 +11,7 @@ from pathlib import Path
 SHARED_MEMORY = Path("/dev/shm")
 _NAME = re.compile(r"^(?:sem\.)?(?P<stem>fast(?:dds|rtps)_(?:port)?[0-9a-f]+)(?:_(?:el|sl|mutex))?$")
 _LOCKS = ("_el", "_sl")  # Fast DDS holds one of them locked for as long as its process lives
-_SETTLED_S = 1.0  # a younger file may be just about to be locked
+_SETTLED_S = 2.0  # a younger file may be just about to be locked
 
 
 def dead_files(folder: Path = SHARED_MEMORY) -> list[Path]:
@@ -21,7 +21,7 @@ def dead_files(folder: Path = SHARED_MEMORY) -> list[Path]:
         match = _NAME.match(path.name)
         if match:
             groups.setdefault(match["stem"], []).append(path)
-    return sorted(path for stem, files in groups.items() if _is_dead(folder, stem) for path in files)
+    return sorted(path for files in groups.values() if not any(map(_is_held, files)) for path in files)
 
 
 def remove_dead_files(folder: Path = SHARED_MEMORY) -> list[Path]:
@@ -36,16 +36,13 @@ def remove_dead_files(folder: Path = SHARED_MEMORY) -> list[Path]:
     return removed
 
 
-def _is_dead(folder: Path, stem: str) -> bool:
-    locks = [path for suffix in _LOCKS if (path := folder / f"{stem}{suffix}").exists()]
-    return bool(locks) and not any(_is_held(path) for path in locks)
-
-
 def _is_held(path: Path) -> bool:
-    """Whether a process holds the lock; Fast DDS itself asks in the same way."""
+    """Whether the file is too young to tell, or a lock that a process holds; Fast DDS asks in the same way."""
     try:
-        if time.time() - path.stat().st_mtime < _SETTLED_S:
+        if time.time() - path.stat().st_ctime < _SETTLED_S:
             return True
+        if not path.name.endswith(_LOCKS):
+            return False
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return True
