@@ -129,15 +129,16 @@ class Controller(PldNode):
 
     def _carry_out(self, goal: ServerGoalHandle) -> RunEpisode.Result:
         order: RunEpisode.Goal = goal.request
-        reason = self._wait_until_ready(order)
+        try:
+            reason = self._wait_until_ready(order)
+            if not reason:
+                self._rehearse(order)
+        except PLDError as error:  # no chunk came, or weights that are none
+            reason = str(error)
         if reason:
             self._tell(EpisodeStatus(state=EpisodeStatus.IDLE, reason=reason))
             return RunEpisode.Result(ok=False, message=reason, outcome=self._status)
         spec = spec_of(order.spec)
-        try:
-            self._rehearse(order)
-        except PLDError as error:
-            return RunEpisode.Result(ok=False, message=str(error), outcome=self._status)
         self._begin(order)
         outcome = run_episode(
             self.body, lambda first: self._controller(order, first), spec, self.task_config.max_steps, self._record
