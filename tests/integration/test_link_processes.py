@@ -1,17 +1,12 @@
-"""The actor-learner link between processes that are killed: each record once, in order, none lost.
-
-This file is also the program that the tests start and kill.
-"""
+"""The actor-learner link between processes that are killed: each record once, in order, none lost."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import multiprocessing
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +16,7 @@ from pld_core.errors import StorageError
 from pld_core.link import RecordReceiver, RecordSender, WeightsPublisher, WeightsSubscriber
 
 ROW = 370  # floats in a record: about 1.5 kB
+PROCESSES = multiprocessing.get_context("forkserver")  # imports once, so that a process starts at once
 
 # -- the programs --------------------------------------------------------------------------------------
 
@@ -29,10 +25,10 @@ def record(number: int) -> dict:
     return {"number": number, "row": np.full(ROW, number, np.float32)}
 
 
-def learner(address: str, state: str, log: str) -> None:
+def learner(address: str, state: Path | None, log: Path) -> None:
     """Writes ``got SENDER SEQUENCE NUMBER``, acknowledges, writes ``ack SENDER SEQUENCE``."""
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    with RecordReceiver(address, Path(state) if state else None) as receiver:
+    with RecordReceiver(address, state) as receiver:
         os.write(file, b"start\n")
         while os.getppid() != 1:
             received = receiver.receive(0.2)
@@ -47,50 +43,44 @@ def learner(address: str, state: str, log: str) -> None:
             os.write(file, f"ack {key}\n".encode())
 
 
-def robot(address: str, spool: str, name: str, total: str) -> None:
-    """Sends the records up to ``total`` that processes before it have not sent; says each number."""
-    with RecordSender(address, Path(spool), name, heartbeat_s=0.1) as sender:
-        for number in range(sender.sent + 1, int(total) + 1):
+def robot(address: str, spool: Path, name: str, total: int) -> None:
+    """Sends the records up to ``total`` that processes before it have not sent; notes each number."""
+    notes = os.open(f"{spool}.notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with RecordSender(address, spool, name, heartbeat_s=0.1) as sender:
+        for number in range(sender.sent + 1, total + 1):
             assert sender.send(record(number)) == number
-            os.write(1, b"%d\n" % number)
+            os.write(notes, b"%d\n" % number)
         assert sender.flush(60.0)
         assert sender.pending == 0
 
 
-def publisher(address: str, version: str, value: str) -> None:
+def publisher(address: str, version: str, value: float) -> None:
     with WeightsPublisher(address) as link:
-        link.publish(version, {"layer": {"w": np.full((500, 400), float(value), np.float32)}}, {"steps": 7})
-        print("published", flush=True)
+        link.publish(version, {"layer": {"w": np.full((500, 400), value, np.float32)}}, {"steps": 7})
         while os.getppid() != 1:
             time.sleep(0.1)
-
-
-def subscriber(address: str, version: str) -> None:
-    with WeightsSubscriber(address, heartbeat_s=0.1) as link:
-        weights = link.wait_for(version, 60.0)
-        assert weights is not None
-        print(weights.version, float(weights.arrays["layer"]["w"].mean()), flush=True)
 
 
 # -- starting, killing, counting -----------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def running(program, *arguments: object, output: int | None = subprocess.DEVNULL):
-    command = [sys.executable, __file__, program.__name__, *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=output)
+def running(program, *arguments: object):
+    """A process that is killed at the end, whatever it does then."""
+    PROCESSES.set_forkserver_preload(["pld_core.link"])
+    process = PROCESSES.Process(target=program, args=arguments, daemon=True)
+    process.start()
     try:
         yield process
     finally:
-        kill(process)
-        if process.stdout:
-            process.stdout.close()
+        process.kill()  # signal 9
+        process.join()
+        process.close()
 
 
-def kill(process: subprocess.Popen) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+def ended_well(process) -> bool:
+    process.join(60.0)
+    return process.exitcode == 0
 
 
 def free_address() -> str:
@@ -109,6 +99,12 @@ def wait_until(condition, timeout_s: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def noted(spool: Path) -> int:
+    """The last number that was sent with this spool, as its senders have noted."""
+    notes = Path(f"{spool}.notes")
+    return int((notes.read_text().split() or [0])[-1]) if notes.exists() else 0
 
 
 def delivered(log: Path) -> int:
@@ -156,22 +152,20 @@ def test_killed_learners_get_every_record_once(tmp_path):
             with running(learner, address, state, log):
                 wait_until(lambda deaths=deaths: delivered(log) > 1200 * deaths)
         with running(learner, address, state, log):
-            assert [process.wait(60) for process in robots] == [0, 0]
+            assert all(map(ended_well, robots))
     check_log(log, totals)
 
 
 def test_a_learner_that_never_came_and_one_without_memory(tmp_path):
     """A robot is killed before any learner was there; its spool goes to a learner that keeps no state."""
     address, log = free_address(), tmp_path / "log"
-    with running(robot, address, tmp_path / "spool", "robot", 500, output=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        while process.stdout.readline() != b"500\n":
-            pass
+    with running(robot, address, tmp_path / "spool", "robot", 500):
+        wait_until(lambda: noted(tmp_path / "spool") == 500)
     with (
         running(robot, address, tmp_path / "spool", "robot", 600) as process,
-        running(learner, address, "", log),
+        running(learner, address, None, log),
     ):
-        assert process.wait(60) == 0
+        assert ended_well(process)
     check_log(log, {"robot": 600})
 
 
@@ -180,17 +174,13 @@ def test_killed_senders_go_on_with_their_spool(tmp_path):
     address, log, spool = free_address(), tmp_path / "log", tmp_path / "spool"
     total = 4000
     with running(learner, address, tmp_path / "state", log):
-        for killed_at in (b"700\n", b"1500\n", b"2500\n"):
-            with running(robot, address, spool, "robot", total, output=subprocess.PIPE) as process:
-                assert process.stdout is not None
-                while process.stdout.readline() != killed_at:
-                    assert process.poll() is None
-                kill(process)
-                said = [int(line) for line in process.stdout.read().split()]
+        for killed_at in (700, 1500, 2500):
+            with running(robot, address, spool, "robot", total):
+                wait_until(lambda killed_at=killed_at: noted(spool) >= killed_at)
             with RecordSender("tcp://127.0.0.1:1", spool, "robot") as sender:
-                assert sender.sent >= max(said, default=int(killed_at))
+                assert noted(spool) <= sender.sent <= noted(spool) + 1
         with running(robot, address, spool, "robot", total) as process:
-            assert process.wait(60) == 0
+            assert ended_well(process)
     check_log(log, {"robot": total})
 
 
@@ -203,11 +193,12 @@ def test_both_die_again_and_again(tmp_path):
             running(learner, address, tmp_path / "state", log) as first,
         ):
             wait_until(lambda deaths=deaths: delivered(log) > 600 * deaths - 300)
-            kill(first)
+            first.kill()
+            first.join()
             with running(learner, address, tmp_path / "state", log):
                 wait_until(lambda deaths=deaths: delivered(log) > 600 * deaths)
     with running(learner, address, tmp_path / "state", log), running(robot, address, spool, "robot", total) as last:
-        assert last.wait(60) == 0
+        assert ended_well(last)
     check_log(log, {"robot": total})
 
 
@@ -260,47 +251,39 @@ def test_a_full_disk_and_then_a_learner(tmp_path, monkeypatch):
         running(learner, address, tmp_path / "state", log),
         running(robot, address, tmp_path / "spool", "robot", 200) as process,
     ):
-        assert process.wait(60) == 0
+        assert ended_well(process)
     check_log(log, {"robot": 200})
 
 
 # -- weights -------------------------------------------------------------------------------------------
 
 
-def heard(process: subprocess.Popen) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().decode().strip()
+def mean(link: WeightsSubscriber, version: str) -> float:
+    """Of the weights, once this version has arrived."""
+    weights = link.wait_for(version, 60.0)
+    assert weights is not None
+    assert weights.metadata == {"steps": 7}
+    return float(weights.arrays["layer"]["w"].mean())
 
 
-def test_weights_for_late_joiners_and_after_a_restart_of_the_learner(tmp_path):
+def test_weights_for_late_joiners_and_after_a_restart_of_the_learner():
     address = free_address()
     with WeightsSubscriber(address, heartbeat_s=0.05) as early:
         assert early.latest() is None
-        with running(publisher, address, "v1", 1.0, output=subprocess.PIPE) as process:
-            first = early.wait_for("v1", 60.0)
-            assert first is not None
-            assert first.metadata == {"steps": 7}
+        with running(publisher, address, "v1", 1.0):
+            assert mean(early, "v1") == 1.0
             assert early.connected
-            assert heard(process) == "published"
-            with running(subscriber, address, "v1", output=subprocess.PIPE) as late:
-                assert heard(late) == "v1 1.0"
+            with WeightsSubscriber(address, heartbeat_s=0.05) as late:
+                assert mean(late, "v1") == 1.0
         wait_until(lambda: not early.connected)
-        assert early.latest() is first  # the robot keeps what it has
-        assert float(first.arrays["layer"]["w"].mean()) == 1.0
+        assert mean(early, "v1") == 1.0  # the robot keeps what it has
         with running(publisher, address, "v2", 2.0):
-            second = early.wait_for("v2", 60.0)
-            assert second is not None
-            assert float(second.arrays["layer"]["w"].mean()) == 2.0
-            with running(subscriber, address, "v2", output=subprocess.PIPE) as late:
-                assert heard(late) == "v2 2.0"
-    with (
-        running(subscriber, address, "v3", output=subprocess.PIPE) as patient,
-        running(publisher, address, "v3", 3.0),
-    ):
-        assert heard(patient) == "v3 3.0"
+            assert mean(early, "v2") == 2.0
+            with WeightsSubscriber(address, heartbeat_s=0.05) as late:
+                assert mean(late, "v2") == 2.0
 
 
-def test_a_publisher_that_is_killed_during_a_transfer(tmp_path):
+def test_a_publisher_that_dies_during_a_transfer():
     """Never half a version: what arrived before stays until the next one is complete."""
     address = free_address()
     big = {"w": np.arange(4_000_000, dtype=np.float32)}
@@ -332,7 +315,3 @@ def test_heartbeats_both_ways(tmp_path):
         with RecordSender(receiver.address, tmp_path / "spool", "robot", heartbeat_s=0.05) as sender:
             wait_until(lambda: sender.connected and receiver.connected)
             assert sender.sent == 1
-
-
-if __name__ == "__main__":
-    {"learner": learner, "robot": robot, "publisher": publisher, "subscriber": subscriber}[sys.argv[1]](*sys.argv[2:])
