@@ -85,6 +85,12 @@ def test_every_node_of_a_graph_is_a_program_of_the_package() -> None:
             assert not process.is_node or f'"{process.executable}"' in setup.read_text()
 
 
+def test_a_recording_is_played_for_the_monitor(tmp_path: Path) -> None:
+    graph = graph_of(["replay", f"bag:={tmp_path}", "rate:=2"])
+    assert (names(graph), graph.main) == (["monitor", "bag_player"], "bag_player")
+    assert graph.process("bag_player").parameters["rate"] == 2.0
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

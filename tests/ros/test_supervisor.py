@@ -99,6 +99,19 @@ def test_the_end_of_the_main_process_ends_the_graph_in_order(run: Callable[..., 
     assert "learnt" in done.log("learner")
 
 
+def test_some_may_stop_at_the_same_time_and_the_arm_is_last(run: Callable[..., Run]) -> None:
+    slow = "import signal, sys, time\nsignal.signal(2, lambda *_: (time.sleep(1.0), sys.exit()))\n" + FOREVER
+    middle = [program(name, slow, stops_with_others=True) for name in ("camera", "reward", "logger")]
+    graph = run(program("robot", FOREVER), *middle, program("controller", FOREVER))
+    wait_until(lambda: all("here" in graph.log(name) for name in ("robot", "camera", "reward", "logger", "controller")))
+    began = time.monotonic()
+    graph.supervisor.request_stop(0)
+    graph.join()
+    assert time.monotonic() - began < 2.9
+    stopped = [line.partition(":")[0] for line in graph.lines if "stopped" in line]
+    assert (stopped[0], stopped[-1], len(stopped)) == ("controller", "robot", 5)
+
+
 def test_a_process_that_dies_starts_again_ever_later(run: Callable[..., Run], tmp_path: Path) -> None:
     code = f"""
         from pathlib import Path

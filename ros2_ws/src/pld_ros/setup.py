@@ -2,7 +2,9 @@
 
 from setuptools import find_packages, setup
 
-NODES = ("camera", "vla_server", "controller", "robot", "reward", "replay_logger", "operator", "monitor")
+NODES = (
+    "robot", "camera", "vla_server", "reward", "replay_logger", "operator", "monitor", "controller", "bag_player",
+)  # fmt: skip
 
 setup(
     name="pld_ros",

@@ -6,6 +6,7 @@ started or connected, so that a graph can be looked at (``pld launch NAME --dry-
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from pld_ros.process import NEVER, NODES_PACKAGE, ON_FAILURE, Graph, Parameter, 
 
 LEARNER_NICE = 10  # it gives way to whatever keeps the arm's rhythm
 CHECKPOINT_S = 20.0  # that it may take to save what it has learnt when it is told to stop
+STOP_ALONE = ("controller", "robot")  # the one before all other nodes, the other after them
 DEFAULT_TASK = "peg_insertion"
 LABEL_WINDOW_S = 5.0  # in which an operator at a real arm may still overrule the reward
 
@@ -73,9 +75,10 @@ def replay_graph(name: str, arguments: GraphArguments) -> Graph:
     station = station_of(arguments, DEFAULT_TASK)
     run_dir = Path(arguments.run_dir or f"runs/{name}").absolute()
     common = _common(arguments, station, run_dir)
-    player = _node("player", {**common, "bag": str(Path(arguments.bag).absolute())}, restart=NEVER)
+    bag = {"bag": str(Path(arguments.bag).absolute()), "rate": arguments.rate, "loop": arguments.loop}
+    player = _node("bag_player", {**common, **bag}, restart=NEVER)
     processes = (_node("monitor", common), *_rviz(arguments), player)
-    return Graph(name, processes, run_dir, arguments.domain_id, main="player")
+    return Graph(name, processes, run_dir, arguments.domain_id, main=player.name)
 
 
 def station_of(arguments: GraphArguments, task: str = DEFAULT_TASK, robot: str = "") -> Station:
@@ -112,7 +115,10 @@ def training_flags(training: Mapping[str, str]) -> tuple[str, ...]:
 
 def _station_graph(name: str, arguments: GraphArguments, station: Station, run_dir: Path, last: Process) -> Graph:
     """All nodes of a station, the arm first, and ``last``, whose end ends the graph."""
-    nodes = _nodes(arguments, station, _common(arguments, station, run_dir))
+    nodes = [
+        dataclasses.replace(node, stops_with_others=node.name not in STOP_ALONE)
+        for node in _nodes(arguments, station, _common(arguments, station, run_dir))
+    ]
     mains = (last,) if arguments.learner else ()
     main = last.name if arguments.learner else ""
     return Graph(name, (*nodes, *_rviz(arguments), *mains), run_dir, arguments.domain_id, main=main)

@@ -83,8 +83,8 @@ def real_time_problem() -> str:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     except OSError as error:
         return (
-            f"no real-time priority for controller and robot ({error.strerror}), so ticks may come late on a busy "
-            "machine. Permit it: add '<user> - rtprio 60' to /etc/security/limits.conf and log in again."
+            f"no real-time priority for what keeps the arm's rhythm ({error.strerror}), so ticks may come late on a "
+            "busy machine. Permit it: add '<user> - rtprio 60' to /etc/security/limits.conf and log in again."
         )
     os.sched_setscheduler(0, *before)
     return ""

@@ -54,6 +54,7 @@ class Process:
     terminal: bool = False  # reads keys from the launcher's terminal
     essential: bool = True  # the graph gives up when this one cannot be kept running
     patience_s: float = 4.0  # after SIGINT, and again after SIGTERM, before it is killed
+    stops_with_others: bool = False  # at the same time as its neighbours that do so too
 
     @property
     def is_node(self) -> bool:
@@ -76,7 +77,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Graph:
-    """Processes in the order of their start; they are stopped in the opposite order."""
+    """Processes in the order of their start; they are stopped in the opposite order, each before the next."""
 
     name: str
     processes: tuple[Process, ...]

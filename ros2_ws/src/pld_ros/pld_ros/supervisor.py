@@ -100,10 +100,10 @@ class Supervisor:
         return False
 
     def stop(self, on_step: Callable[[], None] = lambda: None) -> None:
-        """End the processes in the opposite order of their start, each before the next."""
-        for child in reversed(self.children):
-            if child.state == "running":
-                self._end(child, on_step)
+        """End the processes in the opposite order of their start."""
+        for group in self._stop_groups():
+            self._end([child for child in group if child.state == "running"], on_step)
+        for child in self.children:
             child.state = child.state if child.state == "failed" else "ended"
         if self._guardian is not None and self._guardian.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -151,24 +151,46 @@ class Supervisor:
         end = "\n".join(f"    {line}" for line in child.last_lines()) or "    (empty)"
         return f"{told}{again}. The end of its log, {child.log}:\n{end}"
 
-    def _end(self, child: Child, on_step: Callable[[], None]) -> None:
-        """SIGINT, then SIGTERM, then SIGKILL, with the process's own patience between."""
-        patience = child.process.patience_s
-        for number, wait_s in ((signal.SIGINT, patience), (signal.SIGTERM, patience), (signal.SIGKILL, KILLED_S)):
-            if self._asked_twice.is_set():
-                number, wait_s = signal.SIGKILL, KILLED_S
-            child.send(number)
-            deadline = time.monotonic() + wait_s
-            while time.monotonic() < deadline:
+    def _stop_groups(self) -> list[list[Child]]:
+        groups: list[list[Child]] = []
+        for child in reversed(self.children):
+            if child.process.stops_with_others and groups and groups[-1][-1].process.stops_with_others:
+                groups[-1].append(child)
+            else:
+                groups.append([child])
+        return groups
+
+    def _end(self, group: list[Child], on_step: Callable[[], None]) -> None:
+        """SIGINT, then SIGTERM, then SIGKILL, with the processes' own patience between."""
+        left = group
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            patience_s = max((child.process.patience_s for child in left), default=0.0)
+            if number == signal.SIGKILL:
+                patience_s = KILLED_S
+            elif self._asked_twice.is_set():
+                continue
+            for child in left:
+                child.send(number)
+            left = self._wait_for_end(left, number, patience_s, on_step)
+        for child in left:
+            self.report(f"{child.name}: does not end, process {child.group}")
+
+    def _wait_for_end(
+        self, group: list[Child], number: signal.Signals, patience_s: float, on_step: Callable[[], None]
+    ) -> list[Child]:
+        """Who is left after that time; shorter where somebody asks for the end a second time."""
+        deadline, left = time.monotonic() + patience_s, list(group)
+        while left and time.monotonic() < deadline:
+            for child in left:
                 if child.has_ended():
                     self._tell_guardian("-", child)
                     self.report(f"{child.name}: stopped ({number.name})")
-                    return
-                if self._asked_twice.is_set() and number != signal.SIGKILL:
-                    break
-                on_step()
-                time.sleep(STOP_POLL_S)
-        self.report(f"{child.name}: does not end, process {child.group}")
+            left = [child for child in left if child.state == "running"]
+            if number != signal.SIGKILL and self._asked_twice.is_set():
+                break
+            on_step()
+            time.sleep(STOP_POLL_S)
+        return left
 
     # -- around the processes --------------------------------------------------------------------
 
