@@ -6,10 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from pld_core.rewards import BinaryReward
-from pld_core.stages.runner import LocalRunner
 from pld_core.types import Episode, EpisodeSpec, Observation
-from pld_core.vla.callable_policy import CallablePolicy
 from pld_ros.records import Outcome, StepRow
 from pld_sim.point_reach import biased_base, point_reach
 
@@ -28,6 +25,10 @@ def looking_base(observation: Observation) -> np.ndarray:
 
 def local_episodes(count: int = 3, seed: int = 1, **spec) -> list[Episode]:
     """What LocalRunner makes of ``count`` seeds."""
+    from pld_core.rewards import BinaryReward
+    from pld_core.stages.runner import LocalRunner
+    from pld_core.vla.callable_policy import CallablePolicy
+
     runner = LocalRunner(point_reach(2, camera=True), CallablePolicy(looking_base, version="biased"), BinaryReward)
     specs = [EpisodeSpec("point_reach", seed + k, **spec) for k in range(count)]
     return list(runner.run(specs))

@@ -14,6 +14,7 @@ import yaml
 from bagged import STATE, STEP, TOPICS, fill, write_episode_bag
 from recorded import assert_same, local_episodes, outcome_of_episode
 
+from pld_core.data.episode_store import EpisodeStore
 from pld_core.errors import ConfigError, ContractError, StorageError
 from pld_ros.bag_reader import BagReader, bag_paths, read_episode
 from pld_ros.bags import OPEN, BagWriter, add_label, repair_bags
@@ -89,9 +90,9 @@ WRITER = """
     import sys
     from pathlib import Path
     from bagged import TOPICS, fill
+    from pld_core.data.episode_store import EpisodeStore
     from pld_ros.bags import BagWriter
-    from recorded import local_episodes
-    episode = next(e for e in local_episodes(2) if not e.success)
+    (episode,) = EpisodeStore(sys.argv[1] + ".episodes")
     writer = BagWriter(Path(sys.argv[1]), "e0", TOPICS)
     fill(writer, episode, "e0")
     print("written", flush=True)
@@ -100,6 +101,7 @@ WRITER = """
 
 
 def test_after_a_kill_all_complete_chunks_are_there(bags, failed):
+    EpisodeStore(f"{bags}.episodes").append(failed)
     with killable(WRITER, bags) as writer:
         assert writer.stdout.readline() == "written\n"
         writer.kill()

@@ -8,14 +8,22 @@ import time
 
 import numpy as np
 import pytest
+import rclpy
+from bagged import STEP, write_episode_bag
 from logger_rig import LoggerProcess, Rig, wait_until
+from pld_msgs.msg import PolicyStep
 from pld_msgs.srv import Label
+from rclpy.node import Node
 from recorded import assert_same, local_episodes, outcome_of_episode, rows_of
 from test_bags import fill_up, small_disk
 
+from pld_core.errors import ConfigError
 from pld_ros.bag_reader import BagReader, read_episode
+from pld_ros.convert import vector
 from pld_ros.logbook import LEDGER
+from pld_ros.node import Spinner
 from pld_ros.nodes import replay_logger as node_module
+from pld_ros.nodes.bag_player import BagPlayer
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +258,25 @@ def test_a_full_disk_is_reported_survived_and_left_behind(make_rig, episodes, tm
             assert_same(read_episode(rig.bag("after")), episodes[1])
         finally:
             rig.close()
+
+
+def test_a_bag_is_played_for_viewers_but_never_into_a_running_graph(tmp_path, episodes, domain):
+    bag = write_episode_bag(tmp_path / "bags", episodes[0], "e0")
+    rclpy.init(args=["--ros-args", "-p", f"bag:={bag}", "-p", "rate:=20.0"])
+    try:
+        viewer, player = Node("viewer"), BagPlayer()
+        seen: list[PolicyStep] = []
+        viewer.create_subscription(PolicyStep, STEP, seen.append, 1000)
+        spinner = Spinner(viewer)
+        try:
+            player.work()
+            wait_until(lambda: len(seen) == len(episodes[0]) + 1, "all steps are seen")
+            assert vector(seen[3].state).tobytes() == episodes[0].state[3].tobytes()
+            with pytest.raises(ConfigError, match="a graph is running"):
+                player.work()
+        finally:
+            spinner.close()
+            player.destroy_node()
+            viewer.destroy_node()
+    finally:
+        rclpy.try_shutdown()

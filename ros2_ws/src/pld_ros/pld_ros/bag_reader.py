@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from rosbags.interfaces import Qos, QosDurability
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -58,6 +59,17 @@ class BagReader:
     def topics(self) -> dict[str, str]:
         """Type by topic."""
         return {connection.topic: connection.msgtype for connection in self._reader.connections}
+
+    def depth(self, topic: str) -> int:
+        """Of the queue that its publisher offered."""
+        return max((qos.depth for qos in self._offered(topic)), default=1) or 1
+
+    def latched(self, topic: str) -> bool:
+        return any(qos.durability == QosDurability.TRANSIENT_LOCAL for qos in self._offered(topic))
+
+    def _offered(self, topic: str) -> list[Qos]:
+        ext: Any = next(c.ext for c in self._reader.connections if c.topic == topic)
+        return ext.offered_qos_profiles
 
     def raw(self) -> Iterator[tuple[str, str, int, bytes]]:
         """Topic, type, stamp and serialised message, in the order in which they were received."""
