@@ -90,7 +90,8 @@ class Graph:
             self.operator = OperatorNode()
             self._nodes.append(self.operator)
             self._executor.add_node(self.operator)
-        self._thread = threading.Thread(target=self._executor.spin)
+        self._ended = False
+        self._thread = threading.Thread(target=self._spin)
         self._thread.start()
         if operator:
             self._wait_for_discovery()
@@ -138,9 +139,15 @@ class Graph:
         wait_until(lambda: self.others.states and condition(self.others.states[-1]), what)
         return self.others.states[-1]
 
+    def _spin(self) -> None:
+        # An executor must not be shut down under the hands of the thread that spins it.
+        while not self._ended:
+            self._executor.spin_once(timeout_sec=0.1)
+
     def close(self) -> None:
-        self._executor.shutdown()
+        self._ended = True
         self._thread.join(PATIENCE_S)
+        self._executor.shutdown()
         for node in self._nodes:
             if isinstance(node, OperatorNode):
                 node.close()
