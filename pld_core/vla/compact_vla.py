@@ -140,8 +140,9 @@ class CompactVLA:
             shape = ModelShape(config=config, cameras=cameras, **saved)
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise CheckpointError(f"{path} was made by another version of CompactVLA: {error}") from error
-        fresh = {"params": init_params(shape, jax.random.key(0)), "stats": identity_stats(shape)}
-        tree = restore(fresh, state, Path(path))
+        # Only structure and shapes are needed: computing initial weights takes seconds.
+        params = jax.eval_shape(lambda key: init_params(shape, key), jax.random.key(0))
+        tree = restore({"params": params, "stats": identity_stats(shape)}, state, Path(path))
         return cls(shape, tree["params"], tree["stats"], frozenset(header["fitted"]))
 
     def _run(self, observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,3 +30,13 @@ def _no_leftovers_in_shared_memory() -> Iterator[None]:
         line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/dev/shm/fast" in line
     ]
     assert not open_still, f"a test has not shut rclpy down, these are still open: {open_still}"
+
+
+@pytest.fixture
+def link_addresses() -> dict[str, str]:
+    """Settings for an actor-learner link on ports that nobody uses."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        records, weights = one.getsockname()[1], other.getsockname()[1]
+    return {"ros.records_address": f"tcp://127.0.0.1:{records}", "ros.weights_address": f"tcp://127.0.0.1:{weights}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,6 +13,7 @@ from pld_core.errors import ContractError, RobotUnavailableError
 from pld_core.types import ActionChunk, Observation
 
 _KEPT = 32
+ASK_AGAIN_S = 1.0
 Stamps = tuple[tuple[str, int], ...]
 
 
@@ -53,7 +55,10 @@ class ChunkClient:
         Raises RobotUnavailableError if none comes.
         """
         self.version = version
-        chunk = self._exact(observation, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        chunk = self._exact(observation, min(ASK_AGAIN_S, timeout_s))
+        while chunk is None and time.monotonic() < deadline:  # again: the first one may not have got there
+            chunk = self._exact(observation, ASK_AGAIN_S)
         if chunk is None:
             raise RobotUnavailableError(
                 f"No chunk of policy {version} within {timeout_s:.1f} s. Is the VLA server running, and does it serve "

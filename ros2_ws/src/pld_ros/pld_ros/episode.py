@@ -34,6 +34,7 @@ class Orders:
     stopped: bool = False
     verdict: str = ""
     intervention: np.ndarray | None = None
+    waited: bool = False  # there was a pause: what was seen before it is old
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def _tick(
 ) -> bool:
     """One tick; True if it closed the episode."""
     orders = body.orders()
+    if orders.waited:
+        return False
     judged = body.judge(observation) if outcome.ticks else Judgement()
     outcome.environment_success |= judged.environment_success
     judged = _overruled(judged, orders)

@@ -19,10 +19,12 @@ from pld_ros.convert import floats, nanoseconds, time_msg, vector
 from pld_ros.episode import Judgement, Orders
 from pld_ros.inputs import subscribe
 from pld_ros.node import PldNode
+from pld_ros.observations import PROPRIO
 from pld_ros.pace import Pace
 
 LOCKSTEP_TIMEOUT_S = 5.0  # for anything that another node must do while simulated time stands still
 RESET_TIMEOUT_S = 60.0
+ROBOT_AGE_MS = 150.0  # of an arm's state
 SETTLE_S = 0.003  # the rhythm starts so long after a first observation, that later ones are there in time
 _VERDICTS = {Label.Request.SUCCESS: "success", Label.Request.FAILURE: "failure", Label.Request.VOID: "void"}
 
@@ -33,7 +35,7 @@ class RosBody:
     def __init__(self, node: PldNode) -> None:
         self._node = node
         self._grace_s = node.setting("grace_ms", 8.0) / 1e3  # wait so long for the observation of a tick
-        self._max_age_s = node.setting("max_age_ms", 150.0) / 1e3
+        self._max_age_ms = self._ages(node.setting("max_age_ms", 0.0))
         self._reward_wait_s = node.setting("reward_wait_ms", 5.0) / 1e3
         self.pace = Pace(node.period_s)
         self.get_actor: Callable[[], tuple[ResidualActor | None, str]] = lambda: (None, "")
@@ -50,6 +52,11 @@ class RosBody:
         self._sequence = time.time_ns() // 1_000_000 * 1_000_000  # grows over restarts too
         self.latency_ms: list[float] = []
         self._connect()
+
+    def _ages(self, given_ms: float) -> dict[str, float]:
+        """Oldest admissible data in milliseconds per source: as given, or as the station's file says (0)."""
+        cameras = {name: given_ms or camera.max_age_ms for name, camera in self._node.station.cameras.items()}
+        return {PROPRIO: given_ms or ROBOT_AGE_MS, **cameras}
 
     def _connect(self) -> None:
         node = self._node
@@ -135,10 +142,22 @@ class RosBody:
         if stamps is None:
             self._node.rates.count("stale_observations")
             stamps = self.buffer.newest(self._floor)
-        late = [s for s in self.buffer.sources if self.buffer.silent_s(s) > self._max_age_s]
-        if late or stamps is None:
-            raise ContractError(f"An observation is older than {1e3 * self._max_age_s:.0f} ms: {self._silent()}.")
+        if stamps is None:
+            raise ContractError(f"There is no complete observation: {self._silent()}.")
+        self._refuse_stale(stamps)
         return self._observation(stamps)
+
+    def _refuse_stale(self, stamps: dict[str, int]) -> None:
+        """A source may be silent, or speak of the past; both by the clock that no jump can fool and by its stamps."""
+        now = time.time_ns()
+        for source, limit_ms in self._max_age_ms.items():
+            silent_ms = 1e3 * self.buffer.silent_s(source)
+            lag_ms = (now - stamps[source]) / 1e6
+            if silent_ms > limit_ms or lag_ms > limit_ms + 1e3 * self._node.period_s:
+                raise ContractError(
+                    f"{source} is too old: its newest data came {silent_ms:.0f} ms ago and were taken {lag_ms:.0f} ms "
+                    f"ago; {limit_ms:.0f} ms are allowed (max_age_ms). Check that source and the load of this machine."
+                )
 
     def judge(self, observation: Observation) -> Judgement:
         stamp = max(observation.stamp_ns.values())
@@ -165,9 +184,10 @@ class RosBody:
                 self._changed.wait_for(lambda: not self._operator.paused or self._operator.estopped)
             self.pace.start(time.monotonic())
             self.on_pause(False)
+            return Orders(stopped=self._operator.estopped, waited=not self._operator.estopped)
         human = self._intervention if self._operator.taking_over else None
         # A human's word ages as fast as any other: silence hands back.
-        fresh = human is not None and time.monotonic() - human[0] < self._max_age_s
+        fresh = human is not None and time.monotonic() - human[0] < self._max_age_ms[PROPRIO] / 1e3
         return Orders(self._operator.estopped, self._verdict, human[1] if fresh and human is not None else None)
 
     def actor(self) -> tuple[ResidualActor | None, str]:

@@ -91,9 +91,15 @@ class RosRunner:
         self.environments = [StationEnvironment(load_robot(config.robot), load_task(config.task))]
         self._stopping = threading.Event()
         prepare_this_process()
-        self._station = _Connection(config, folder)
-        self._graph = None if config.ros.attach else OwnGraph(config, folder, self._policy_name())
         self._version: tuple[Any, str] = (None, "")
+        self._graph: OwnGraph | None = None
+        self._station = _Connection(config, folder)
+        try:
+            if not config.ros.attach:
+                self._graph = OwnGraph(config, folder, self._policy_name())
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, specs: Sequence[EpisodeSpec], actor: ResidualActor | None = None) -> Iterator[Episode]:
         """Yield the episodes in the order of ``specs``, one after the other.
@@ -254,6 +260,7 @@ class _Connection:
 
     def close(self) -> None:
         self._spinner.close()
+        self._orders.destroy()
         self.node.destroy_node()
         self.inbox.close()
         self.weights.close()

@@ -166,7 +166,8 @@ class RobotNode(ManagedNode):
         return ""
 
     def _operator(self, message: OperatorState) -> None:
-        self._set_stopped(message.estopped)
+        if message.estopped:  # a release takes the service: silence or an old message must never release
+            self._set_stopped(True)
         with self._lock:
             if message.paused and not self._paused:
                 self._driver.hold()
