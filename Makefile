@@ -49,8 +49,11 @@ $(VENV)/.installed-ros: pyproject.toml constraints.txt setup.py .ci/relocate_ros
 	$(BIN)/python .ci/relocate_ros.py
 	@touch $@ $(VENV)/.installed
 
+# Newer only if the wheels are.
+$(VENV)/.ros-wheels: $(VENV)/.installed-ros ;
+
 # The messages go into the virtual environment too, where the wheels have theirs: nobody has to source anything.
-$(VENV)/.ros-messages: constraints.txt $(shell find ros2_ws/src/pld_msgs) | $(VENV)/.installed-ros
+$(VENV)/.ros-messages: $(VENV)/.ros-wheels $(shell find ros2_ws/src/pld_msgs)
 	$(COLCON) --packages-select pld_msgs --cmake-clean-cache --cmake-args -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF
 	cmake --install ros2_ws/build/pld_msgs --prefix $(VENV) >ros2_ws/log/install_messages.log
 	@touch $@

@@ -1,6 +1,7 @@
 """Make the ROS wheels usable for building: their CMake files name the machine that they were built on.
 
-`make ros` runs this after each installation; a second run changes nothing.
+`make ros` runs this after each installation; a second run changes nothing. The file .ros-wheels in the
+environment tells make when wheels came that had not been relocated, so that the messages are built anew.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def main() -> int:
     }
     files = [*prefix.glob("share/*/cmake/*.cmake"), *prefix.glob("lib/cmake/**/*.cmake")]
     changed = sum(relocate(file, here) for file in files)
+    if changed or not (prefix / ".ros-wheels").exists():
+        (prefix / ".ros-wheels").touch()
     print(f"ROS wheels: {changed} of {len(files)} CMake files relocated to {prefix}")
     return 0
 

@@ -26,7 +26,7 @@ class RewardTrainConfig:
     proprio: bool = False  # does it also get the proprioception?
     encoder: Literal["base", "scratch"] = "base"  # start from the base policy's eyes, or from fresh weights
     hidden: tuple[int, ...] = (128, 64)  # widths of the MLP on top
-    steps: int = 3000  # gradient steps before hard negatives are mined; each mining round adds half as many
+    steps: int = 4000  # gradient steps before hard negatives are mined; each mining round adds half as many
     mining_rounds: int = 2
     batch_size: int = 64
     learning_rate: float = 1e-3
