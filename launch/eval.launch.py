@@ -1,6 +1,6 @@
 """ros2 launch pld eval.launch.py run:=runs/latest: success rates of a run's policies. -s lists the arguments."""
 
-from pld_ros.launch_description import describe_launch
+from pld_ros.launching.launch_description import describe_launch
 
 
 def generate_launch_description():

@@ -20,6 +20,7 @@ POSITIVE = frozenset(
         "batch_size",
         "noise_ticks",
         "temperature_learning_rate",
+        "ready_timeout_s",
         "learning_rate",
         "successes",
         "max_episodes",

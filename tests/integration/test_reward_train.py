@@ -150,7 +150,13 @@ def generous() -> PredicateReward:
 
 
 def test_evaluation_counts_both_verdicts():
-    settings = {"learn.steps": 150, "learn.eval_every": 0, "harvest.successes": 5, "probe.episodes": 3, "evaluate.episodes": 12}
+    settings = {
+        "learn.steps": 150,
+        "learn.eval_every": 0,
+        "harvest.successes": 5,
+        "probe.episodes": 3,
+        "evaluate.episodes": 12,
+    }
     run = toy_run.pipeline("both", reward=generous, **settings)
     run.train()
     outcome = json.loads(Path("runs/both/eval.json").read_text())

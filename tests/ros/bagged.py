@@ -8,9 +8,9 @@ import numpy as np
 from recorded import outcome_of_episode, rows_of, stamp
 
 from pld_core.types import Episode
-from pld_ros.bag_types import Topic, typestore
-from pld_ros.bags import BagWriter
-from pld_ros.records import NO_T_BASE, Outcome, StepRow
+from pld_ros.recording.bag_types import Topic, typestore
+from pld_ros.recording.bags import BagWriter
+from pld_ros.recording.records import NO_T_BASE, Outcome, StepRow
 
 STEP, STATUS, IMAGE, STATE = (
     "/pld/controller/step",

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from pld_core.types import Episode, EpisodeSpec, Observation
-from pld_ros.records import Outcome, StepRow
+from pld_ros.recording.records import Outcome, StepRow
 from pld_sim.point_reach import biased_base, point_reach
 
 TICK_NS = 50_000_000

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,15 @@ from rclpy.signals import SignalHandlerOptions
 from pld_core.config import load_config
 from pld_core.types import ActionChunk, Episode, EpisodeSpec, Observation
 from pld_ros import topics
-from pld_ros.child import Child
+from pld_ros.control.ros_body import call
 from pld_ros.convert import spec_msg
 from pld_ros.environment import ros_environment
 from pld_ros.graph import train_graph
-from pld_ros.launch_arguments import GraphArguments
+from pld_ros.launching.arguments import GraphArguments
+from pld_ros.launching.child import Child
+from pld_ros.launching.process import NAMESPACE, Process
 from pld_ros.node import HealthWatch, Spinner
-from pld_ros.process import NAMESPACE, Process
-from pld_ros.ros_body import call
-from pld_ros.ros_runner import RosRunner
+from pld_ros.runner.ros_runner import RosRunner
 
 with warnings.catch_warnings():  # of lark, which rclpy imports with the first node
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -222,14 +223,20 @@ class Station:
     def running(self, ticks: int = 5) -> Running:
         """An episode that has come to this tick. What a busy machine spoils before is ordered anew."""
         for _ in range(50):
-            spec = self.spec()
-            data = self.order(spec)
-            episode_id = self.wait(lambda: self.episode_of(spec), f"{spec} runs")
-            self.wait(lambda: self.steps(episode_id)[ticks:] or self.outcome(episode_id), f"it comes to tick {ticks}")
+            running = self.begun(self.spec())
+            episode_id = running.episode_id
+            self.wait(partial(self._has_come_to, episode_id, ticks), f"it comes to tick {ticks}")
             if self.outcome(episode_id) is None:
-                return Running(episode_id, spec, data)
-            data.result(PATIENCE_S)
+                return running
+            running.data.result(PATIENCE_S)
         raise AssertionError(f"the machine is too busy: {self._news()}")
+
+    def begun(self, spec: EpisodeSpec) -> Running:
+        data = self.order(spec)
+        return Running(self.wait(lambda: self.episode_of(spec), f"{spec} runs"), spec, data)
+
+    def _has_come_to(self, episode_id: str, ticks: int) -> bool:
+        return len(self.steps(episode_id)) > ticks or self.outcome(episode_id) is not None
 
     def finished(self, running: Running) -> Episode:
         """End it by a verdict (failure), and what the learner got."""

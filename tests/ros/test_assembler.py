@@ -12,7 +12,7 @@ from recorded import assert_same, local_episodes, outcome_of_episode, rows_of
 from pld_core.errors import ContractError
 from pld_core.stages.recorder import EpisodeRecorder, blank_row
 from pld_core.types import TimeStep
-from pld_ros.assembler import (
+from pld_ros.recording.assembler import (
     EpisodeAssembler,
     StepRow,
     assemble,
@@ -21,7 +21,7 @@ from pld_ros.assembler import (
     row_of,
     step_record,
 )
-from pld_ros.records import Outcome
+from pld_ros.recording.records import Outcome
 from pld_sim.point_reach import point_reach
 
 

@@ -16,9 +16,9 @@ from recorded import assert_same, local_episodes, outcome_of_episode
 
 from pld_core.data.episode_store import EpisodeStore
 from pld_core.errors import ConfigError, ContractError, StorageError
-from pld_ros.bag_reader import BagReader, bag_paths, read_episode
-from pld_ros.bags import OPEN, BagWriter, add_label, repair_bags
-from pld_ros.mcap_file import McapFile
+from pld_ros.recording.bag_reader import BagReader, bag_paths, read_episode
+from pld_ros.recording.bags import OPEN, BagWriter, add_label, repair_bags
+from pld_ros.recording.mcap_file import McapFile
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ WRITER = """
     from pathlib import Path
     from bagged import TOPICS, fill
     from pld_core.data.episode_store import EpisodeStore
-    from pld_ros.bags import BagWriter
+    from pld_ros.recording.bags import BagWriter
     (episode,) = EpisodeStore(sys.argv[1] + ".episodes")
     writer = BagWriter(Path(sys.argv[1]), "e0", TOPICS)
     fill(writer, episode, "e0")

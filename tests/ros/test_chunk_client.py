@@ -9,7 +9,7 @@ import pytest
 
 from pld_core.errors import ContractError, RobotUnavailableError
 from pld_core.types import ActionChunk, Observation
-from pld_ros.chunk_client import ChunkClient
+from pld_ros.control.chunk_client import ChunkClient
 
 PERIOD_NS, EPOCH_NS = 50_000_000, 1_700_000_000_000_000_000
 HORIZON, GRIPPER = 4, 2

@@ -12,8 +12,9 @@ from sensor_msgs.msg import Image
 from pld_core.errors import ContractError
 from pld_core.stations import CameraConfig
 from pld_core.types import ActionChunk, EpisodeSpec
-from pld_ros import convert, records
+from pld_ros import convert
 from pld_ros.pictures import policy_view
+from pld_ros.recording import records
 
 STAMPS = {"proprio": 1_700_000_000_123_456_789, "wrist": 1_700_000_000_999_999_999, "front": 7}
 

@@ -23,12 +23,12 @@ from pld_core.rl.learner import Learner
 from pld_core.stages.runner import LocalRunner
 from pld_core.types import BASE_TICK, EXPERT_TICK, ActionChunk, Episode, EpisodeSpec, Observation, TimeStep
 from pld_core.vla.callable_policy import CallablePolicy
-from pld_ros.assembler import EpisodeAssembler, EpisodeReport
+from pld_ros.control.episode import Judgement, Orders, Outcome, Step, run_episode
 from pld_ros.drivers.sim import SimDriver
 from pld_ros.drivers.sim_camera import SimCameras
-from pld_ros.episode import Judgement, Orders, Outcome, Step, run_episode
-from pld_ros.records import Outcome as OutcomeRow
-from pld_ros.records import StepRow, outcome_record, step_record
+from pld_ros.recording.assembler import EpisodeAssembler, EpisodeReport
+from pld_ros.recording.records import Outcome as OutcomeRow
+from pld_ros.recording.records import StepRow, outcome_record, step_record
 from pld_sim.point_reach import point_reach
 
 PEG, FEATURES = "peg_insertion", 5

@@ -18,7 +18,7 @@ from pld_core.rl.learner import Learner
 from pld_core.stages.runner import LocalRunner
 from pld_core.types import Episode, EpisodeSpec
 from pld_ros.policies import load_policy
-from pld_ros.ros_runner import RosRunner
+from pld_ros.runner.ros_runner import RosRunner
 
 TASK, FEATURES = "peg_insertion", 5
 SPECS = [

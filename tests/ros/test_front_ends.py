@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from pld_core.errors import ConfigError, UnknownNameError
-from pld_ros.front_ends import gamepad, open_front_end, spacemouse
-from pld_ros.front_ends.base import CLOSE, KEEP, OPEN, FrontEndError, OperatorEvent
-from pld_ros.front_ends.gamepad import Gamepad
-from pld_ros.front_ends.holder import HeldFrontEnd
-from pld_ros.front_ends.keyboard import EVENTS, GRIPS, HOLD_S, MOTION_S, MOTIONS, Keyboard
-from pld_ros.front_ends.spacemouse import STALE_S, SpaceMouse, SpaceMouseMap
-from pld_ros.takeover import REMOTE_LOST_S, RemoteDrive, TakeOver
+from pld_ros.operating.front_ends import gamepad, open_front_end, spacemouse
+from pld_ros.operating.front_ends.base import CLOSE, KEEP, OPEN, FrontEndError, OperatorEvent
+from pld_ros.operating.front_ends.gamepad import Gamepad
+from pld_ros.operating.front_ends.holder import HeldFrontEnd
+from pld_ros.operating.front_ends.keyboard import EVENTS, GRIPS, HOLD_S, MOTION_S, MOTIONS, Keyboard
+from pld_ros.operating.front_ends.spacemouse import STALE_S, SpaceMouse, SpaceMouseMap
+from pld_ros.operating.takeover import REMOTE_LOST_S, RemoteDrive, TakeOver
 
 
 class Clock:

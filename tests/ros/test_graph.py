@@ -12,9 +12,9 @@ import pytest
 from pld_core.cli.main import main
 from pld_core.errors import ConfigError, PLDError, UnknownNameError
 from pld_ros.graph import LAUNCHES, training_flags
-from pld_ros.launch_arguments import GraphArguments, argument_fields, arguments_from, parse_arguments
-from pld_ros.launcher import graph_of
-from pld_ros.process import Graph, Process
+from pld_ros.launching.arguments import GraphArguments, argument_fields, arguments_from, parse_arguments
+from pld_ros.launching.launcher import graph_of
+from pld_ros.launching.process import Graph, Process
 
 NODES = ["robot", "camera", "vla_server", "reward", "replay_logger", "operator", "monitor", "controller"]
 

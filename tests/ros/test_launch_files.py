@@ -17,9 +17,9 @@ import yaml
 from pld_core.stations import load_robot, robot_names
 from pld_ros.environment import FASTDDS_PROFILE
 from pld_ros.graph import LAUNCHES
-from pld_ros.launch_arguments import argument_fields
-from pld_ros.launcher import graph_of
-from pld_ros.robot_description import robot_description
+from pld_ros.launching.arguments import argument_fields
+from pld_ros.launching.launcher import graph_of
+from pld_ros.launching.robot_description import robot_description
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 HAS_LAUNCH = importlib.util.find_spec("launch_ros") is not None
@@ -49,9 +49,9 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             setattr(module, each, type(each, (StandIn,), {}))
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE")
-    sys.modules.pop("pld_ros.launch_description", None)
+    sys.modules.pop("pld_ros.launching.launch_description", None)
     yield
-    sys.modules.pop("pld_ros.launch_description", None)
+    sys.modules.pop("pld_ros.launching.launch_description", None)
 
 
 def describe(name: str) -> Any:

@@ -17,9 +17,9 @@ from visualization_msgs.msg import Marker, MarkerArray
 from pld_core.errors import ConfigError
 from pld_ros import topics
 from pld_ros.convert import floats
-from pld_ros.graph_watch import FRESH_S, GraphWatch
 from pld_ros.markers import ARROW_SCALE, LIFETIME_S, Scene, draw
 from pld_ros.nodes.monitor import TRAIL_LENGTH, Monitor
+from pld_ros.operating.graph_watch import FRESH_S, GraphWatch
 
 BOX = ((0.3, -0.25, 0.0), (0.7, 0.25, 0.5))
 TOOL = np.array([0.5, 0.1, 0.2])

@@ -10,7 +10,6 @@ from pld_msgs.msg import EpisodeStatus, Health, OperatorState
 from pld_msgs.srv import EStop, Label, Pause, Reset
 from std_srvs.srv import Trigger
 
-from pld_ros import operator_names as names
 from pld_ros import topics
 from pld_ros.nodes import operator as operator_module
 
@@ -43,12 +42,12 @@ def trigger(graph: Graph, name: str) -> tuple[bool, str]:
 
 
 def estop(graph: Graph, stop: bool) -> tuple[bool, str]:
-    answer = graph.call(EStop, names.ESTOP, EStop.Request(stop=stop))
+    answer = graph.call(EStop, topics.OPERATOR_ESTOP, EStop.Request(stop=stop))
     return answer.ok, answer.message
 
 
 def test_reset_is_forwarded_with_its_seed(graph):
-    answer = graph.call(Reset, names.RESET, Reset.Request(seed=7))
+    answer = graph.call(Reset, topics.OPERATOR_RESET, Reset.Request(seed=7))
     assert (answer.ok, answer.reset, answer.message) == (True, 1, "Reset 1 has begun.")
     assert [request.seed for request in graph.others.asked_of(topics.ROBOT_RESET)] == [7]
 
@@ -57,7 +56,7 @@ def test_reset_waits_for_the_verdict_while_a_controller_lives(graph):
     graph.tell_episode(EpisodeStatus.RUNNING)
     graph.others.health.publish(Health(node="controller", ready=True))
     wait_until(lambda: graph.operator.health_watch.silent_s("controller") < 1.0, "the controller's health")
-    answer = graph.call(Reset, names.RESET, Reset.Request())
+    answer = graph.call(Reset, topics.OPERATOR_RESET, Reset.Request())
     assert not answer.ok
     assert "e-1 is running" in answer.message
     assert not graph.others.asked
@@ -65,17 +64,20 @@ def test_reset_waits_for_the_verdict_while_a_controller_lives(graph):
 
 def test_reset_is_possible_when_the_controller_died_in_mid_episode(graph):
     graph.tell_episode(EpisodeStatus.RUNNING)
-    assert graph.call(Reset, names.RESET, Reset.Request()).ok
+    assert graph.call(Reset, topics.OPERATOR_RESET, Reset.Request()).ok
 
 
 def test_start_counts(graph):
-    assert trigger(graph, names.START) == (True, "The scene is ready (start 1); no episode is waiting for it now.")
+    assert trigger(graph, topics.OPERATOR_START) == (
+        True,
+        "The scene is ready (start 1); no episode is waiting for it now.",
+    )
     graph.tell_episode(EpisodeStatus.WAITING, "")
-    assert trigger(graph, names.START) == (True, "The waiting episode may begin (start 2).")
+    assert trigger(graph, topics.OPERATOR_START) == (True, "The waiting episode may begin (start 2).")
     assert graph.state(lambda s: s.starts == 2, "two starts").starts == 2
 
 
-@pytest.mark.parametrize(("name", "label"), [(names.SUCCESS, SUCCESS), (names.FAIL, FAILURE)])
+@pytest.mark.parametrize(("name", "label"), [(topics.OPERATOR_SUCCESS, SUCCESS), (topics.OPERATOR_FAIL, FAILURE)])
 def test_verdict_on_the_running_episode_goes_to_the_controller(graph, name, label):
     graph.tell_episode(EpisodeStatus.RUNNING)
     done, message = trigger(graph, name)
@@ -87,7 +89,7 @@ def test_verdict_on_the_running_episode_goes_to_the_controller(graph, name, labe
 def test_verdict_after_the_end_goes_to_the_replay_logger(graph):
     graph.tell_episode(EpisodeStatus.DONE, "e-1")
     graph.tell_episode(EpisodeStatus.WAITING, "")
-    done, message = trigger(graph, names.FAIL)
+    done, message = trigger(graph, topics.OPERATOR_FAIL)
     assert done
     assert message.startswith("Recorded episode e-1: failure")
     assert graph.others.asked == [(topics.LATE_LABEL, Label.Request(episode_id="e-1", label=FAILURE))]
@@ -96,34 +98,34 @@ def test_verdict_after_the_end_goes_to_the_replay_logger(graph):
 def test_verdict_that_comes_as_the_episode_ends_is_not_lost(graph):
     graph.others.accepts[topics.LABEL] = False
     graph.tell_episode(EpisodeStatus.RUNNING)
-    assert trigger(graph, names.SUCCESS)[0]
+    assert trigger(graph, topics.OPERATOR_SUCCESS)[0]
     assert [name for name, _ in graph.others.asked] == [topics.LABEL, topics.LATE_LABEL]
     assert {request.episode_id for _, request in graph.others.asked} == {"e-1"}
 
 
 def test_label_of_an_older_episode_leaves_the_running_one_alone(graph):
     graph.tell_episode(EpisodeStatus.RUNNING, "e-9")
-    assert graph.call(Label, names.LABEL, Label.Request(episode_id="e-2", label=Label.Request.VOID)).ok
+    assert graph.call(Label, topics.OPERATOR_LABEL, Label.Request(episode_id="e-2", label=Label.Request.VOID)).ok
     assert graph.others.asked == [(topics.LATE_LABEL, Label.Request(episode_id="e-2", label=Label.Request.VOID))]
 
 
 def test_nobody_takes_the_verdict(graph):
     graph.others.accepts.update({topics.LABEL: False, topics.LATE_LABEL: False})
     graph.tell_episode(EpisodeStatus.RUNNING)
-    assert trigger(graph, names.SUCCESS) == (False, "Not labelled: not this one; not this one.")
+    assert trigger(graph, topics.OPERATOR_SUCCESS) == (False, "Not labelled: not this one; not this one.")
 
 
 def test_labels_that_mean_nothing_are_refused(graph):
-    assert trigger(graph, names.SUCCESS) == (False, "No episode has run yet; there is nothing to label.")
-    answer = graph.call(Label, names.LABEL, Label.Request(label=9))
+    assert trigger(graph, topics.OPERATOR_SUCCESS) == (False, "No episode has run yet; there is nothing to label.")
+    answer = graph.call(Label, topics.OPERATOR_LABEL, Label.Request(label=9))
     assert (answer.ok, answer.message) == (False, "label is 9; valid: 0 success, 1 failure, 2 void.")
     assert not graph.others.asked
 
 
 def test_pause_and_go_on(graph):
-    assert graph.call(Pause, names.PAUSE, Pause.Request(paused=True)).ok
+    assert graph.call(Pause, topics.OPERATOR_PAUSE, Pause.Request(paused=True)).ok
     graph.state(lambda s: s.paused, "paused")
-    assert graph.call(Pause, names.PAUSE, Pause.Request(paused=False)).message == "Goes on."
+    assert graph.call(Pause, topics.OPERATOR_PAUSE, Pause.Request(paused=False)).message == "Goes on."
     graph.state(lambda s: not s.paused, "going on")
 
 
@@ -131,8 +133,8 @@ def test_estop_stops_until_released(graph):
     graph.tell_robot("moving")
     assert estop(graph, True) == (True, "The arm is stopped; it stays so until the e-stop is released.")
     graph.state(lambda s: s.estopped, "e-stop")
-    assert trigger(graph, names.START) == (False, "The e-stop is pressed; release it first.")
-    answer = graph.call(Pause, names.PAUSE, Pause.Request(paused=False))
+    assert trigger(graph, topics.OPERATOR_START) == (False, "The e-stop is pressed; release it first.")
+    answer = graph.call(Pause, topics.OPERATOR_PAUSE, Pause.Request(paused=False))
     assert answer.message == "Goes on. The e-stop is still pressed."
     assert graph.operator.diagnostics()["estopped"]
     assert estop(graph, False) == (True, "Released.")
@@ -156,14 +158,14 @@ def test_estop_holds_though_no_robot_node_runs(make_graph):
 def test_a_frozen_node_is_named_and_holds_nobody_up(make_graph):
     graph = make_graph(serving=(topics.ROBOT_ESTOP,), frozen=(topics.ROBOT_RESET, topics.LABEL))
     graph.tell_episode(EpisodeStatus.DONE)
-    resetting = graph.call_async(Reset, names.RESET, Reset.Request())
-    assert trigger(graph, names.START)[0]
+    resetting = graph.call_async(Reset, topics.OPERATOR_RESET, Reset.Request())
+    assert trigger(graph, topics.OPERATOR_START)[0]
     assert estop(graph, True)[0]
     assert not resetting.done()
     wait_until(resetting.done, "the reset is given up")
     assert resetting.result().message.startswith("No reset: the robot node did not answer within 0.5 s")
     graph.tell_episode(EpisodeStatus.RUNNING)
-    done, message = trigger(graph, names.SUCCESS)
+    done, message = trigger(graph, topics.OPERATOR_SUCCESS)
     assert not done
     assert "the controller node did not answer" in message
     assert "the replay_logger node is not running" in message
@@ -172,7 +174,7 @@ def test_a_frozen_node_is_named_and_holds_nobody_up(make_graph):
 def test_pressed_again_while_being_released(make_graph):
     graph = make_graph(serving=(), frozen=(topics.ROBOT_ESTOP,))
     estop(graph, True)
-    release = graph.call_async(EStop, names.ESTOP, EStop.Request(stop=False))
+    release = graph.call_async(EStop, topics.OPERATOR_ESTOP, EStop.Request(stop=False))
     wait_until(lambda: graph.operator.releasing, "the release is under way")
     estop(graph, True)
     wait_until(release.done, "the release is answered")

@@ -22,9 +22,9 @@ from test_front_ends import DEAD_MAN, Pipe
 
 from pld_core.errors import PLDError, UnknownNameError
 from pld_ros import topics
-from pld_ros.front_ends.keyboard import Keyboard
-from pld_ros.operator_client import OperatorClient
-from pld_ros.operator_terminal import StatusLine, operator
+from pld_ros.operating.client import OperatorClient
+from pld_ros.operating.front_ends.keyboard import Keyboard
+from pld_ros.operating.terminal import StatusLine, operator
 
 SERVED = (topics.ROBOT_RESET, topics.ROBOT_ESTOP, topics.LABEL, topics.LATE_LABEL)
 
@@ -144,7 +144,7 @@ class Terminal:
 
 
 def test_the_terminal_is_as_before_when_one_leaves():
-    with contextlib.closing(Terminal("pld_ros.operator_terminal")) as terminal:
+    with contextlib.closing(Terminal("pld_ros.operating.terminal")) as terminal:
         terminal.reads("Ctrl-C leaves")
         terminal.reads("no controller heard | robot not heard")
         assert terminal.in_key_mode()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pld_ros.pace import MISSED_S, Pace
+from pld_ros.control.pace import MISSED_S, Pace
 
 PERIOD_S = 0.0625  # exact in binary, so that sums are, too
 

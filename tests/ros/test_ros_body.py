@@ -12,10 +12,11 @@ from pld_msgs.msg import DeltaCommand, OperatorState, RobotState, SuccessEstimat
 from pld_msgs.srv import Label, Reset
 
 from pld_core.errors import ContractError, RobotError
-from pld_ros import ros_body, topics
+from pld_ros import topics
+from pld_ros.control import ros_body
+from pld_ros.control.ros_body import RosBody
 from pld_ros.convert import floats, time_msg
 from pld_ros.node import Rates
-from pld_ros.ros_body import RosBody
 
 PERIOD_NS = 50_000_000
 

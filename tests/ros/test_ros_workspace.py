@@ -51,7 +51,6 @@ def test_every_interface_is_built_as_it_is_written(file: Path) -> None:
         ("ros2_ws/src/pld_msgs/msg/New.msg", ["pld_msgs"]),
         ("launch/new.launch.py", ["pld_ros pld"]),
         ("pld_core/config.py", []),
-        (".venv/.installed-ros", []),
         (".venv/.ros-wheels", ["pld_msgs"]),
     ],
 )

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from pld_core.errors import ConfigError
-from pld_ros.child import HEADING
-from pld_ros.process import NEVER, ON_FAILURE, Graph, Process, Restart
-from pld_ros.supervisor import GraphError, Supervisor
+from pld_ros.launching.child import HEADING
+from pld_ros.launching.process import NEVER, ON_FAILURE, Graph, Process, Restart
+from pld_ros.launching.supervisor import GraphError, Supervisor
 
 FOREVER = "import time\nprint('here', flush=True)\ntime.sleep(600)"
 QUICK = Restart(first_delay_s=0.05, longest_delay_s=0.4, well_after_s=30.0, quick_deaths=4)
@@ -223,8 +223,8 @@ def test_nice_and_environment_reach_the_process(run: Callable[..., Run], domain:
 LAUNCHER = """
     import sys
     from pathlib import Path
-    from pld_ros.launcher import run
-    from pld_ros.process import Graph, Process
+    from pld_ros.launching.launcher import run
+    from pld_ros.launching.process import Graph, Process
     code = sys.argv[2]
     processes = tuple(Process(n, command=(sys.executable, "-I", "-S", "-c", code)) for n in ("first", "second"))
     sys.exit(run(Graph("orphans", processes, Path(sys.argv[1]))))

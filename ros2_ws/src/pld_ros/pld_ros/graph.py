@@ -18,8 +18,8 @@ from pld_core.config import config_root
 from pld_core.errors import ConfigError, UnknownNameError
 from pld_core.runlog import read_config
 from pld_core.stations import RobotConfig, load_robot, load_task
-from pld_ros.launch_arguments import GraphArguments
-from pld_ros.process import NEVER, NODES_PACKAGE, ON_FAILURE, Graph, Parameter, Process
+from pld_ros.launching.arguments import GraphArguments
+from pld_ros.launching.process import NEVER, NODES_PACKAGE, ON_FAILURE, Graph, Parameter, Process
 
 LEARNER_NICE = 10  # it gives way to whatever keeps the arm's rhythm
 CHECKPOINT_S = 20.0  # that it may take to save what it has learnt when it is told to stop

@@ -14,8 +14,8 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from pld_core.errors import ConfigError
-from pld_ros.bag_reader import BagReader
 from pld_ros.node import DISCOVERY_S, PldNode, run_node
+from pld_ros.recording.bag_reader import BagReader
 
 SLICE_S = 0.1  # it notices that it shall end within this time
 

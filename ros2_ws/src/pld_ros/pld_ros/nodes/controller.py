@@ -22,12 +22,12 @@ from pld_core.control import ResidualController, SafetyLimits
 from pld_core.errors import PLDError, RobotUnavailableError
 from pld_core.types import Observation, ObservationSpec
 from pld_ros import topics
-from pld_ros.chunk_client import ChunkClient
+from pld_ros.control.chunk_client import ChunkClient
+from pld_ros.control.episode import Outcome, Step, run_episode
+from pld_ros.control.ros_body import LOCKSTEP_TIMEOUT_S, RosBody
+from pld_ros.control.weights_slot import WeightsSlot
 from pld_ros.convert import chunk_of, floats, put_stamps, spec_of, stamps_of, time_msg
-from pld_ros.episode import Outcome, Step, run_episode
 from pld_ros.node import RHYTHM_PRIORITY, HealthWatch, PldNode, run_node
-from pld_ros.ros_body import LOCKSTEP_TIMEOUT_S, RosBody
-from pld_ros.weights_slot import WeightsSlot
 
 _IDLE_S = 0.2
 _POLICY_TIMEOUT_S = 10.0  # a policy's first answer may have to be compiled

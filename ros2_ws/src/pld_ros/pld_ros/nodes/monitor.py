@@ -15,9 +15,9 @@ from visualization_msgs.msg import MarkerArray
 from pld_core.errors import ConfigError
 from pld_core.types import RESIDUAL_TICK
 from pld_ros import topics
-from pld_ros.graph_watch import GraphWatch
 from pld_ros.markers import Scene, draw
 from pld_ros.node import PldNode, run_node
+from pld_ros.operating.graph_watch import GraphWatch
 
 HIGHEST_RATE_HZ = 20.0
 TRAIL_LENGTH = 100

@@ -15,14 +15,14 @@ from rclpy.client import Client
 from rclpy.clock import Clock, ClockType
 from std_srvs.srv import Trigger
 
-from pld_ros import operator_names, topics
-from pld_ros.asking import NoAnswerError, ask
+from pld_ros import topics
 from pld_ros.convert import floats
-from pld_ros.front_ends import NONE
-from pld_ros.front_ends.base import OperatorEvent
-from pld_ros.front_ends.holder import HeldFrontEnd
 from pld_ros.node import HEALTH_LOST_S, HealthWatch, PldNode, run_node
-from pld_ros.takeover import RemoteDrive, TakeOver
+from pld_ros.operating.asking import NoAnswerError, ask
+from pld_ros.operating.front_ends import NONE
+from pld_ros.operating.front_ends.base import OperatorEvent
+from pld_ros.operating.front_ends.holder import HeldFrontEnd
+from pld_ros.operating.takeover import RemoteDrive, TakeOver
 
 STATE_PERIOD_S = 0.5
 POLL_PERIOD_S = 0.02  # how often the front end is asked
@@ -74,22 +74,22 @@ class OperatorNode(PldNode):
         self.create_subscription(RobotState, topics.ROBOT_STATE, self._hear_robot, topics.STATE)
         self.create_subscription(PolicyStep, topics.STEP, self._hear_step, topics.STATE)
         self.create_subscription(
-            DeltaCommand, operator_names.DRIVE, lambda m: self._remote.hear(m.action), topics.command(None)
+            DeltaCommand, topics.OPERATOR_DRIVE, lambda m: self._remote.hear(m.action), topics.command(None)
         )
 
     def _serve(self) -> None:
-        names, request = operator_names, Label.Request
+        request = Label.Request
         handlers: tuple[tuple[Any, str, Callable[[Any], Awaitable[Answer]]], ...] = (
-            (Trigger, names.START, lambda _: self._start()),
-            (Trigger, names.SUCCESS, lambda _: self._judge(request.SUCCESS)),
-            (Trigger, names.FAIL, lambda _: self._judge(request.FAILURE)),
-            (Label, names.LABEL, lambda r: self._judge(r.label, r.episode_id)),
-            (Pause, names.PAUSE, lambda r: self._pause(r.paused)),
-            (EStop, names.ESTOP, lambda r: self._stop() if r.stop else self._release()),
+            (Trigger, topics.OPERATOR_START, lambda _: self._start()),
+            (Trigger, topics.OPERATOR_SUCCESS, lambda _: self._judge(request.SUCCESS)),
+            (Trigger, topics.OPERATOR_FAIL, lambda _: self._judge(request.FAILURE)),
+            (Label, topics.OPERATOR_LABEL, lambda r: self._judge(r.label, r.episode_id)),
+            (Pause, topics.OPERATOR_PAUSE, lambda r: self._pause(r.paused)),
+            (EStop, topics.OPERATOR_ESTOP, lambda r: self._stop() if r.stop else self._release()),
         )
         for kind, name, handler in handlers:
             self._offer(kind, name, partial(_answer, handler))
-        self._offer(Reset, names.RESET, self._on_reset)
+        self._offer(Reset, topics.OPERATOR_RESET, self._on_reset)
 
     def _offer(self, kind: Any, name: str, callback: Callable[[Any, Any], Any]) -> None:
         self.create_service(kind, name, callback, callback_group=self._group)

@@ -19,13 +19,13 @@ from sensor_msgs.msg import Image, JointState
 from pld_core.errors import ContractError, StorageError
 from pld_core.storage import storage_errors
 from pld_ros import topics
-from pld_ros.bag_shelf import BagShelf
-from pld_ros.bag_types import Topic, qos_profile
 from pld_ros.convert import image_array, nanoseconds
-from pld_ros.logbook import Logbook
 from pld_ros.node import HealthWatch, PldNode, run_node
-from pld_ros.outbox import Outbox
-from pld_ros.records import outcome_of_message, row_of_message
+from pld_ros.recording.bag_shelf import BagShelf
+from pld_ros.recording.bag_types import Topic, qos_profile
+from pld_ros.recording.logbook import Logbook
+from pld_ros.recording.outbox import Outbox
+from pld_ros.recording.records import outcome_of_message, row_of_message
 
 POLL_S = 0.05
 LOOK_S = 0.5  # how often it looks at disk and controller

@@ -1,0 +1,235 @@
+"""The controller node's eyes and hands: see ``episode.Body``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from pld_msgs.msg import DeltaCommand, OperatorState, RobotState, SuccessEstimate
+from pld_msgs.srv import Label, Reset
+
+from pld_core.errors import ContractError, RobotError
+from pld_core.interfaces import ResidualActor
+from pld_core.types import Observation
+from pld_ros import topics
+from pld_ros.control.episode import Judgement, Orders
+from pld_ros.control.pace import Pace
+from pld_ros.convert import floats, nanoseconds, time_msg, vector
+from pld_ros.inputs import subscribe
+from pld_ros.node import PldNode
+from pld_ros.observations import PROPRIO
+
+LOCKSTEP_TIMEOUT_S = 5.0  # for anything that another node must do while simulated time stands still
+RESET_TIMEOUT_S = 60.0
+ROBOT_AGE_MS = 150.0  # of an arm's state
+SETTLE_S = 0.003  # the rhythm starts so long after a first observation, that later ones are there in time
+_VERDICTS = {Label.Request.SUCCESS: "success", Label.Request.FAILURE: "failure", Label.Request.VOID: "void"}
+
+
+class RosBody:
+    """Implements episode.Body on topics and services. Callbacks run on another thread than the methods."""
+
+    def __init__(self, node: PldNode) -> None:
+        self._node = node
+        self._grace_s = node.setting("grace_ms", 8.0) / 1e3  # wait so long for the observation of a tick
+        self._max_age_ms = self._ages(node.setting("max_age_ms", 0.0))
+        self._reward_wait_s = node.setting("reward_wait_ms", 5.0) / 1e3
+        self.pace = Pace(node.period_s)
+        self.get_actor: Callable[[], tuple[ResidualActor | None, str]] = lambda: (None, "")
+        self.on_pause: Callable[[bool], None] = lambda paused: None
+        self._changed = threading.Condition()
+        self._robot: RobotState | None = None
+        self._first_stamp: dict[int, int] = {}  # reset -> stamp of its first state
+        self._estimates: dict[int, SuccessEstimate] = {}
+        self._operator = OperatorState()
+        self._verdict = ""
+        self._intervention: tuple[float, np.ndarray] | None = None
+        self._last = -1  # stamp of the newest source of the last observation
+        self._floor = -1  # observations up to here belong to an earlier episode
+        self._sequence = time.time_ns() // 1_000_000 * 1_000_000  # grows over restarts too
+        self.latency_ms: list[float] = []
+        self._connect()
+
+    def _ages(self, given_ms: float) -> dict[str, float]:
+        """Oldest admissible data in milliseconds per source: as given, or as the station's file says (0)."""
+        cameras = {name: given_ms or camera.max_age_ms for name, camera in self._node.station.cameras.items()}
+        return {PROPRIO: given_ms or ROBOT_AGE_MS, **cameras}
+
+    def _connect(self) -> None:
+        node = self._node
+        self.buffer = subscribe(node, on_state=self._on_state)
+        deadline = None if node.simulated_time else 3 * node.period_s
+        self._commands = node.create_publisher(DeltaCommand, topics.ROBOT_COMMAND, topics.command(deadline))
+        self._resets = node.create_client(Reset, topics.ROBOT_RESET)
+        node.create_subscription(SuccessEstimate, topics.SUCCESS, self._on_estimate, topics.STATE)
+        node.create_subscription(OperatorState, topics.OPERATOR_STATE, self._on_operator, topics.LATCHED)
+        node.create_subscription(DeltaCommand, topics.INTERVENTION, self._on_intervention, topics.LATCHED)
+
+    # -- heard -----------------------------------------------------------------------------------
+
+    def _on_state(self, message: RobotState) -> None:
+        with self._changed:
+            self._robot = message
+            self._first_stamp.setdefault(message.resets, nanoseconds(message.header.stamp))
+            self._changed.notify_all()
+
+    def _on_estimate(self, message: SuccessEstimate) -> None:
+        with self._changed:
+            self._estimates[nanoseconds(message.header.stamp)] = message
+            while len(self._estimates) > 64:
+                del self._estimates[min(self._estimates)]
+            self._changed.notify_all()
+
+    def _on_operator(self, message: OperatorState) -> None:
+        with self._changed:
+            self._operator = message
+            self._changed.notify_all()
+
+    def _on_intervention(self, message: DeltaCommand) -> None:
+        self._intervention = (time.monotonic(), vector(message.action))
+
+    def label(self, label: int) -> None:
+        """The operator's verdict on the running episode."""
+        self._verdict = _VERDICTS[label]
+
+    @property
+    def starts(self) -> int:
+        """Times that the operator said that the scene is ready."""
+        return self._operator.starts
+
+    @property
+    def paused(self) -> bool:
+        return self._operator.paused
+
+    @property
+    def estopped(self) -> bool:
+        return self._operator.estopped
+
+    @property
+    def success_probability(self) -> float:
+        estimate = self._estimates.get(max(self._estimates)) if self._estimates else None
+        return estimate.probability if estimate is not None else 0.0
+
+    # -- episode.Body ----------------------------------------------------------------------------
+
+    def reset(self, seed: int) -> Observation:
+        self._verdict, self._intervention = "", None
+        with self._changed:
+            self._first_stamp = {}  # a robot node that was restarted counts its resets from 0 again
+        number = self._call_reset(seed)
+        with self._changed:
+            if not self._changed.wait_for(lambda: number in self._first_stamp, RESET_TIMEOUT_S):
+                raise RobotError(f"The reset did not finish within {RESET_TIMEOUT_S:.0f} s; see the robot node's log.")
+            self._floor = self._last = self._first_stamp[number] - 1
+            self._first_stamp = {number: self._first_stamp[number]}
+        stamps = self.buffer.wait_newer(self._floor, LOCKSTEP_TIMEOUT_S)
+        if stamps is None:
+            raise ContractError(f"No observation within {LOCKSTEP_TIMEOUT_S:.0f} s of the reset: {self._silent()}.")
+        self.pace.start(time.monotonic() + SETTLE_S)
+        return self._observation(stamps)
+
+    def observe(self) -> Observation:
+        if self._node.simulated_time:
+            stamps = self.buffer.wait_newer(self._last, LOCKSTEP_TIMEOUT_S)
+            if stamps is None:
+                raise ContractError(f"No new observation within {LOCKSTEP_TIMEOUT_S:.0f} s: {self._silent()}.")
+            return self._observation(stamps)
+        self.pace.wait()
+        stamps = self.buffer.wait_newer(self._last, self._grace_s)
+        if stamps is None:
+            self._node.rates.count("stale_observations")
+            stamps = self.buffer.newest(self._floor)
+        if stamps is None:
+            raise ContractError(f"There is no complete observation: {self._silent()}.")
+        self._refuse_stale(stamps)
+        return self._observation(stamps)
+
+    def _refuse_stale(self, stamps: dict[str, int]) -> None:
+        """A source may be silent, or speak of the past; both by the clock that no jump can fool and by its stamps."""
+        now = time.time_ns()
+        for source, limit_ms in self._max_age_ms.items():
+            silent_ms = 1e3 * self.buffer.silent_s(source)
+            lag_ms = (now - stamps[source]) / 1e6
+            if silent_ms > limit_ms or lag_ms > limit_ms + 1e3 * self._node.period_s:
+                raise ContractError(
+                    f"{source} is too old: its newest data came {silent_ms:.0f} ms ago and were taken {lag_ms:.0f} ms "
+                    f"ago; {limit_ms:.0f} ms are allowed (max_age_ms). Check that source and the load of this machine."
+                )
+
+    def judge(self, observation: Observation) -> Judgement:
+        stamp = max(observation.stamp_ns.values())
+        timeout_s = LOCKSTEP_TIMEOUT_S if self._node.simulated_time else self._reward_wait_s
+        with self._changed:
+            there = self._changed.wait_for(lambda: stamp in self._estimates, timeout_s)
+            if not there and self._node.simulated_time:
+                raise ContractError(f"The reward node did not judge an observation within {timeout_s:.0f} s.")
+            known = [s for s in self._estimates if self._floor < s <= stamp]
+            estimate = self._estimates[max(known)] if known else None
+        if not there:
+            self._node.rates.count("late_rewards")
+        if estimate is None:
+            return Judgement()
+        return Judgement(
+            float(estimate.reward), estimate.success, estimate.terminated, estimate.truncated, estimate.probability,
+            estimate.environment_success,
+        )  # fmt: skip
+
+    def orders(self) -> Orders:
+        if self._operator.paused and not self._operator.estopped:
+            self.on_pause(True)
+            with self._changed:
+                self._changed.wait_for(lambda: not self._operator.paused or self._operator.estopped)
+            self.pace.start(time.monotonic())
+            self.on_pause(False)
+            return Orders(stopped=self._operator.estopped, waited=not self._operator.estopped)
+        human = self._intervention if self._operator.taking_over else None
+        # A human's word ages as fast as any other: silence hands back.
+        fresh = human is not None and time.monotonic() - human[0] < self._max_age_ms[PROPRIO] / 1e3
+        return Orders(self._operator.estopped, self._verdict, human[1] if fresh and human is not None else None)
+
+    def actor(self) -> tuple[ResidualActor | None, str]:
+        return self.get_actor()
+
+    def send(self, action: np.ndarray, observation: Observation) -> float:
+        message = DeltaCommand(sequence=self._sequence, action=floats(action))
+        self._sequence += 1
+        message.header.frame_id = self._node.station.frame
+        message.header.stamp = time_msg(self._last)
+        self._commands.publish(message)
+        if self._node.simulated_time:
+            return 0.0
+        self.pace.done()
+        latency_ms = (time.time_ns() - max(observation.stamp_ns.values())) / 1e6
+        self.latency_ms.append(latency_ms)
+        return latency_ms
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _call_reset(self, seed: int) -> int:
+        if not self._resets.wait_for_service(timeout_sec=LOCKSTEP_TIMEOUT_S):
+            raise RobotError("The robot node does not answer. Is it running?")
+        answer: Any = call(self._resets, Reset.Request(seed=seed), LOCKSTEP_TIMEOUT_S)
+        if answer is None or not answer.ok:
+            raise RobotError(f"The robot refused to reset: {'no answer' if answer is None else answer.message}.")
+        return int(answer.reset)
+
+    def _observation(self, stamps: dict[str, int]) -> Observation:
+        self._last = max(stamps.values())
+        return self.buffer.observation(stamps, self._node.task_config.instruction)
+
+    def _silent(self) -> str:
+        return ", ".join(f"{s} silent for {1e3 * self.buffer.silent_s(s):.0f} ms" for s in self.buffer.sources)
+
+
+def call(client: Any, request: Any, timeout_s: float) -> Any | None:
+    """The answer of a service, from a thread that is not the callbacks'; None after the timeout."""
+    done = threading.Event()
+    future = client.call_async(request)
+    future.add_done_callback(lambda _: done.set())
+    if not done.wait(timeout_s):
+        client.remove_pending_request(future)
+        return None
+    return future.result()
