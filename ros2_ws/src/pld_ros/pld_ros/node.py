@@ -215,7 +215,7 @@ def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, pri
     callbacks on another; any other node only answers callbacks. priority: SCHED_FIFO's, where the
     environment's PLD_REAL_TIME is 1.
     """
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     if priority and os.environ.get("PLD_REAL_TIME") == "1":

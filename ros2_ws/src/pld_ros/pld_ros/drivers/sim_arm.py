@@ -40,7 +40,7 @@ class SimulatedArm:
         # An arm knows neither success nor time limits: whoever drives it ends the episode.
         self._environment.max_steps = sys.maxsize
         if hasattr(self._environment, "stop_at_success"):
-            self._environment.stop_at_success = False
+            self._environment.stop_at_success = False  # type: ignore[attr-defined]
         self.spec: ActionSpec = self._environment.action_spec
         self.running = False  # within an episode
         self._tick = self._resets = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class CameraNode(PldNode):
             raise ConfigError(f"Cameras {sorted(self._cameras)} are partly simulated: give each kind its own node.")
         if all(simulated):
             self._draw = SimCameras(self.task)
-            self._drawn: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
+            self._drawn: tuple[np.ndarray, Mapping[str, np.ndarray]] | None = None
             self.create_subscription(SimulatorState, topics.SIMULATOR_STATE, self._render, topics.OBSERVATION)
             self.inputs.append(topics.SIMULATOR_STATE)
             self.set_ready()
@@ -62,10 +62,11 @@ class CameraNode(PldNode):
 
     def _render(self, message: SimulatorState) -> None:
         snapshot, stamp = np.array(message.snapshot), nanoseconds(message.header.stamp)
-        if self._drawn is None or not np.array_equal(self._drawn[0], snapshot):
-            self._drawn = snapshot, self._draw.render(snapshot)
+        drawn = self._drawn
+        if drawn is None or not np.array_equal(drawn[0], snapshot):
+            drawn = self._drawn = snapshot, self._draw.render(snapshot)
         for name in self._cameras:
-            self._publish(name, Frame(stamp, self._drawn[1][name]))
+            self._publish(name, Frame(stamp, drawn[1][name]))
 
     # -- real ------------------------------------------------------------------------------------
 

@@ -75,7 +75,8 @@ class Controller(PldNode):
         self.create_service(Label, topics.LABEL, self._label)
         self._server = ActionServer(
             self, RunEpisode, topics.RUN_EPISODE, self._execute,
-            goal_callback=self._accept, cancel_callback=lambda goal: CancelResponse.ACCEPT,
+            goal_callback=self._accept,  # type: ignore[arg-type]  # rclpy says that it gets the whole request
+            cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )  # fmt: skip
 
     # -- heard on the callbacks' thread ----------------------------------------------------------
@@ -89,10 +90,10 @@ class Controller(PldNode):
         return GoalResponse.ACCEPT
 
     async def _execute(self, goal: ServerGoalHandle) -> RunEpisode.Result:
-        done: Future = Future(executor=self.executor)
+        done: Future[RunEpisode.Result] = Future(executor=self.executor)
         done.add_done_callback(lambda _: None)  # wakes the executor, which resumes this coroutine
         self._goals.put((goal, done))
-        return await done
+        return await done  # type: ignore[return-value]  # None only if it were cancelled
 
     def _on_chunk(self, message: ActionChunkMsg) -> None:
         self.rates.count("chunks")

@@ -122,12 +122,13 @@ class RewardNode(PldNode):
         step = TimeStep(
             observation, float(own), bool(word and word.terminated), bool(word and word.truncated), own
         )  # fmt: skip
-        if hasattr(self._model, "estimate"):
-            judged: Any = self._model.estimate(observation)
+        model: Any = self._model
+        if hasattr(model, "estimate"):
+            judged = model.estimate(observation)
             reward, success = float(judged.success), bool(judged.success)
             answer.probability, answer.drift = float(judged.probability), bool(judged.drift)
         else:
-            reward, success = self._model.score(step)
+            reward, success = model.score(step)
             answer.probability = float(success)
         answer.reward, answer.success = float(reward), bool(success)
         answer.environment_success = own

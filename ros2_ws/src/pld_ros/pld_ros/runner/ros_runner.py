@@ -223,7 +223,7 @@ class _Connection:
             raise
         if not there or not result.done():
             return "", "the controller was lost"
-        answer = result.result().result
+        answer: RunEpisode.Result = result.result().result  # type: ignore[union-attr]  # it is done
         return (answer.outcome.episode_id, "") if answer.ok else ("", answer.message)
 
     def served_version(self) -> str:
