@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pld_core import system
+from pld_core import registry, system
 from pld_core.cli.common import take_flag, take_option
-from pld_core.errors import PLDError, StageError, UnknownNameError
+from pld_core.errors import ConfigError, PLDError, StageError, UnknownNameError
 from pld_core.storage import write_json
 
 # program -> the keys that it must deliver
@@ -34,8 +34,23 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
         "first_update_s_cached",
     ),
 }
+ROS_KEYS = ("ticks", "missed", "latency_ms_p50", "latency_ms_p99", "frames_lost", "transitions_lost")
+ROS_HELP = """usage: pld bench ros [--seconds N] [--domain D] [--run_dir DIR] [--json]
+       pld bench ros --run DIR [--json]
+
+Run the graph of `pld launch sim_train task:=peg_insertion` in real time for N seconds (60) from its first episode
+on, or take a run that is over; the last line is one JSON object:
+  ticks             control ticks that were executed
+  missed            those that came more than 10 ms late
+  latency_ms_p50    from the capture of the newest observation to the publication of the command, median ...
+  latency_ms_p99    ... and 99th percentile, over all ticks
+  frames_lost       frames that the simulated cameras owed during episodes and that the replay logger never got, or
+                    that it had while the controller still decided on an older one
+  transitions_lost  ticks that were executed and that the learner did not get over the link, by their sequence
+Without --json the lines before it say more. --run_dir keeps the run's folder. Needs `make ros`."""
 LIMIT_S = 900
 HELP = """usage: pld bench [--json] [--quick] [--only NAME[,NAME]]
+       pld bench ros [--seconds N | --run DIR] [--json]
 
 Measure this machine with the programs in benchmarks/ and store the result in benchmarks/results/.
 --json prints nothing but the JSON object. --quick only shows that all of them work: tiny sizes, nothing stored.
@@ -43,6 +58,8 @@ What a program measures beyond the asked keys is under "more". Works in a checko
 
 
 def run(args: Sequence[str]) -> int:
+    if args and args[0] == "ros":
+        return run_ros(args[1:])
     if "-h" in args or "--help" in args:
         print(HELP)
         return 0
@@ -75,6 +92,39 @@ def run(args: Sequence[str]) -> int:
     return 0
 
 
+def run_ros(args: Sequence[str]) -> int:
+    """``pld bench ros``: takes minutes and needs ROS, so that it is none of PROGRAMS."""
+    if "-h" in args or "--help" in args:
+        print(ROS_HELP)
+        return 0
+    quiet, rest = take_flag(args, "--json")
+    flags: list[str] = []
+    for flag in ("--seconds", "--run", "--run_dir", "--domain"):
+        value, rest = take_option(rest, flag)
+        flags += [] if value is None else [flag, value]
+    if rest:
+        raise UnknownNameError("argument", rest[0], ("--seconds", "--run", "--json"), "See `pld bench ros --help`.")
+    seconds = _seconds(flags)
+    registry.load("commands", "replay")  # says how to install what is missing to read bags
+    found = measure(benchmarks_folder() / "ros.py", ROS_KEYS, flags, LIMIT_S + seconds)
+    for name, value in found.pop("more").items():
+        if not quiet:
+            print(f"{name}: {value}")
+    print(json.dumps(found))
+    return 0
+
+
+def _seconds(flags: Sequence[str]) -> float:
+    text = flags[flags.index("--seconds") + 1] if "--seconds" in flags else "60"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"--seconds is {text!r}; give a number of seconds above 0.")
+    return seconds
+
+
 def benchmarks_folder() -> Path:
     """``benchmarks/`` of the checkout that this code runs from; a wheel does not carry it."""
     folder = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -95,7 +145,7 @@ def select(only: str | None) -> dict[str, tuple[str, ...]]:
     return {name: PROGRAMS[name] for name in only.split(",")}
 
 
-def measure(program: Path, keys: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
+def measure(program: Path, keys: Sequence[str], flags: Sequence[str] = (), limit_s: float = LIMIT_S) -> dict[str, Any]:
     """Run one program and return what it measured; every one of ``keys`` must be there."""
     if not program.exists():
         raise StageError(f"The benchmark {program} is missing from this checkout.")
@@ -105,12 +155,12 @@ def measure(program: Path, keys: Sequence[str], flags: Sequence[str] = ()) -> di
             [sys.executable, str(program), "--json", *flags],
             capture_output=True,
             text=True,
-            timeout=LIMIT_S,
+            timeout=limit_s,
             check=False,
             env=environment,
         )
     except subprocess.TimeoutExpired as error:
-        raise PLDError(f"{program.name} did not finish within {LIMIT_S} s.") from error
+        raise PLDError(f"{program.name} did not finish within {limit_s:.0f} s.") from error
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
         reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
