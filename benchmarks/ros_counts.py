@@ -5,6 +5,7 @@ All stamps are nanoseconds of the system's clock, all results in milliseconds or
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 
 MISSED_MS = 10.0  # a tick that comes later than this is missed
-_ROUNDING_MS = 0.5
 DECIDED_MS = 5.0  # so long before its command a tick has looked for the newest frames, at most
+_ROUNDING_MS = 0.5
 
 
 @dataclass(frozen=True)
@@ -235,4 +236,6 @@ def _holes(ticks: Sequence[int], episode: EpisodeNotes, stamps: set[int]) -> int
 def _was_there(episode: EpisodeNotes, camera: str, stamp: int) -> bool:
     older = [step for step in episode.steps if not step.closing and step.used_ns.get(camera, stamp) < stamp]
     latest = older[-1].commanded_ns if older else 0.0
-    return episode.arrived_ns[camera][stamp] < latest - 1e6 * DECIDED_MS
+    # An observation takes all cameras: where one is late, the others' frames go unused, too.
+    complete = max(frames.get(stamp, math.inf) for frames in episode.arrived_ns.values())
+    return complete < latest - 1e6 * DECIDED_MS

@@ -147,6 +147,8 @@ def test_a_frame_that_was_late_everywhere_is_not_lost():
     arrived = {camera: {**frames, stamp: stamp + 30 * MS} for camera, frames in stale.arrived_ns.items()}
     found = counted(dataclasses.replace(stale, arrived_ns=arrived))
     assert (found.frames_lost, found.more["frames_superseded"]) == (0, 2)
+    arrived["wrist"] = dict(stale.arrived_ns["wrist"])  # in time, but of no use without the other camera's
+    assert counted(dataclasses.replace(stale, arrived_ns=arrived)).frames_lost == 0
 
 
 def test_frames_outside_of_an_episode_are_nobodys():
