@@ -171,7 +171,9 @@ class Station:
     def kill(self, name: str) -> float:
         """SIGKILL; returns when."""
         self._expected.discard(name)
-        return self.signal(name, signal.SIGKILL)
+        killed = self.signal(name, signal.SIGKILL)
+        self.wait(self.children[name].has_ended, f"{name} is dead")
+        return killed
 
     def stop(self, name: str) -> None:
         """As Ctrl-C; the node must end by itself."""
@@ -356,3 +358,14 @@ def _free_addresses() -> tuple[str, str]:
         one.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))
         return f"tcp://127.0.0.1:{one.getsockname()[1]}", f"tcp://127.0.0.1:{other.getsockname()[1]}"
+
+
+def main(records: str, weights: str, folder: str, seed: str) -> None:
+    """A learner of one episode, to be killed."""
+    runner = make_learner(records, weights, Path(folder))
+    list(runner.run([EpisodeSpec(TASK, int(seed), "base")]))
+    runner.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

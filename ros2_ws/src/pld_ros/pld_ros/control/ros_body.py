@@ -43,6 +43,7 @@ class RosBody:
         self._changed = threading.Condition()
         self._robot: RobotState | None = None
         self._first_stamp: dict[int, int] = {}  # reset -> stamp of its first state
+        self._reset = self._refused = 0  # of the running episode; commands refused before it
         self._estimates: dict[int, SuccessEstimate] = {}
         self._operator = OperatorState()
         self._verdict = ""
@@ -125,6 +126,8 @@ class RosBody:
                 raise RobotError(f"The reset did not finish within {RESET_TIMEOUT_S:.0f} s; see the robot node's log.")
             self._floor = self._last = self._first_stamp[number] - 1
             self._first_stamp = {number: self._first_stamp[number]}
+            self._reset = number
+        self._forgive()
         stamps = self.buffer.wait_newer(self._floor, LOCKSTEP_TIMEOUT_S)
         if stamps is None:
             raise ContractError(f"No observation within {LOCKSTEP_TIMEOUT_S:.0f} s of the reset: {self._silent()}.")
@@ -132,11 +135,17 @@ class RosBody:
         return self._observation(stamps)
 
     def observe(self) -> Observation:
-        if self._node.simulated_time:
-            stamps = self.buffer.wait_newer(self._last, LOCKSTEP_TIMEOUT_S)
-            if stamps is None:
-                raise ContractError(f"No new observation within {LOCKSTEP_TIMEOUT_S:.0f} s: {self._silent()}.")
-            return self._observation(stamps)
+        stamps = self._next_in_lockstep() if self._node.simulated_time else self._next_in_rhythm()
+        self._refuse_disobedience()
+        return self._observation(stamps)
+
+    def _next_in_lockstep(self) -> dict[str, int]:
+        stamps = self.buffer.wait_newer(self._last, LOCKSTEP_TIMEOUT_S)
+        if stamps is None:
+            raise ContractError(f"No new observation within {LOCKSTEP_TIMEOUT_S:.0f} s: {self._silent()}.")
+        return stamps
+
+    def _next_in_rhythm(self) -> dict[str, int]:
         self.pace.wait()
         stamps = self.buffer.wait_newer(self._last, self._grace_s)
         if stamps is None:
@@ -145,19 +154,40 @@ class RosBody:
         if stamps is None:
             raise ContractError(f"There is no complete observation: {self._silent()}.")
         self._refuse_stale(stamps)
-        return self._observation(stamps)
+        return stamps
+
+    def _forgive(self) -> None:
+        """Commands that were refused up to now are not this episode's."""
+        self._refused = self._robot.refused if self._robot is not None else 0
+
+    def _refuse_disobedience(self) -> None:
+        """An action that the arm did not execute must not be learnt from as if it had."""
+        robot = self._robot
+        assert robot is not None  # there was an observation
+        if robot.mode == "stopped":
+            raise RobotError("The arm was stopped (emergency stop).")
+        if robot.fault:
+            raise RobotError(f"The arm reports a fault: {robot.fault}")
+        if robot.resets != self._reset:
+            raise RobotError("The robot node was restarted, or somebody else had the arm reset.")
+        if robot.refused > self._refused:
+            raise RobotError("The robot node refused a command; its log says why.")
 
     def _refuse_stale(self, stamps: dict[str, int]) -> None:
         """A source may be silent, or speak of the past; both by the clock that no jump can fool and by its stamps."""
-        now = time.time_ns()
+        now, old = time.time_ns(), []
         for source, limit_ms in self._max_age_ms.items():
             silent_ms = 1e3 * self.buffer.silent_s(source)
             lag_ms = (now - stamps[source]) / 1e6
             if silent_ms > limit_ms or lag_ms > limit_ms + 1e3 * self._node.period_s:
-                raise ContractError(
-                    f"{source} is too old: its newest data came {silent_ms:.0f} ms ago and were taken {lag_ms:.0f} ms "
-                    f"ago; {limit_ms:.0f} ms are allowed (max_age_ms). Check that source and the load of this machine."
+                old.append(
+                    f"{source} (came {silent_ms:.0f} ms ago, taken {lag_ms:.0f} ms ago, limit {limit_ms:.0f} ms)"
                 )
+        if old:
+            raise ContractError(
+                f"The newest data are too old: {', '.join(old)}. Check these sources and the load of this machine; "
+                "the limit of a camera is its max_age_ms."
+            )
 
     def judge(self, observation: Observation) -> Judgement:
         stamp = max(observation.stamp_ns.values())
@@ -183,6 +213,7 @@ class RosBody:
             with self._changed:
                 self._changed.wait_for(lambda: not self._operator.paused or self._operator.estopped)
             self.pace.start(time.monotonic())
+            self._forgive()
             self.on_pause(False)
             return Orders(stopped=self._operator.estopped, waited=not self._operator.estopped)
         human = self._intervention if self._operator.taking_over else None

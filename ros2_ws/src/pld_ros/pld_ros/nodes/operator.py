@@ -28,6 +28,7 @@ STATE_PERIOD_S = 0.5
 POLL_PERIOD_S = 0.02  # how often the front end is asked
 REOPEN_PERIOD_S = 2.0  # how often a front end that is not there is looked for
 ANSWER_S = 2.0  # how long another node may take for its answer
+REPEAT_S = 0.5  # a verdict is said again after this; a stop or a release never is: a newer wish may have come between
 VERDICTS = {Label.Request.SUCCESS: "success", Label.Request.FAILURE: "failure", Label.Request.VOID: "void"}
 
 Answer = tuple[bool, str]
@@ -161,11 +162,11 @@ class OperatorNode(PldNode):
         text = f"episode {request.episode_id}: {VERDICTS[label]}"
         refused = ""
         if request.episode_id == running:
-            done, refused = await self._send(self._label, request)
+            done, refused = await self._send(self._label, request, REPEAT_S)
             if done:
                 return True, f"Running {text}. {refused}".strip()
             refused = f"{refused}; "  # it may have ended in the meantime
-        done, message = await self._send(self._late_label, request)
+        done, message = await self._send(self._late_label, request, REPEAT_S)
         return done, f"Recorded {text}. {message}".strip() if done else f"Not labelled: {refused}{message}."
 
     async def _pause(self, paused: bool) -> Answer:
@@ -194,15 +195,15 @@ class OperatorNode(PldNode):
         self._publish_state()
         return done, "Released." if done else f"Still stopped: {message}."
 
-    async def _send(self, client: Client, request: Any) -> Answer:
+    async def _send(self, client: Client, request: Any, repeat_s: float = float("inf")) -> Answer:
         try:
-            response = await self._ask(client, request)
+            response = await self._ask(client, request, repeat_s)
         except NoAnswerError as error:
             return False, str(error)
         return response.ok, response.message
 
-    async def _ask(self, client: Client, request: Any) -> Any:
-        return await ask(self, self._group, client, request, ANSWER_S)
+    async def _ask(self, client: Client, request: Any, repeat_s: float = float("inf")) -> Any:
+        return await ask(self, self._group, client, request, ANSWER_S, repeat_s)
 
     # -- state out -------------------------------------------------------------------------------
 

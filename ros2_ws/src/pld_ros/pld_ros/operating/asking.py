@@ -18,21 +18,30 @@ class NoAnswerError(Exception):
     """A service is not there, or did not answer in time. The text says which."""
 
 
-async def ask(node: Node, group: CallbackGroup, client: Client, request: Any, deadline_s: float) -> Any:
+async def ask(
+    node: Node, group: CallbackGroup, client: Client, request: Any, deadline_s: float, repeat_s: float = float("inf")
+) -> Any:
     """The response. Raises NoAnswerError at the deadline, in seconds of real time.
 
-    For coroutine callbacks of ``node``; group: reentrant, the one that the client is in too.
+    For coroutine callbacks of ``node``; group: reentrant, the one that the client is in too. repeat_s: ask
+    again after that time, for what may be said twice: DDS can lose the answer of a server that has just begun.
     """
     server = client.srv_name.strip("/").split("/")[-2]
     finished: Future[None] = Future(executor=node.executor)
     deadline = time.monotonic() + deadline_s
     calls: list[Future[Any]] = []
+    due = time.monotonic()
+
+    def answered() -> Future[Any] | None:
+        return next((call for call in calls if call.done()), None)
 
     def look() -> None:
-        if not calls and client.service_is_ready():
+        nonlocal due
+        over = time.monotonic() >= deadline or answered() is not None
+        if not over and time.monotonic() >= due and client.service_is_ready():
+            due = time.monotonic() + repeat_s
             calls.append(client.call_async(request))
-            calls[0].add_done_callback(lambda _: look())
-        over = time.monotonic() >= deadline or (calls and calls[0].done())
+            calls[-1].add_done_callback(lambda _: look())
         if over and not finished.done():
             finished.set_result(None)
 
@@ -44,7 +53,10 @@ async def ask(node: Node, group: CallbackGroup, client: Client, request: Any, de
         node.destroy_timer(timer)
     if not calls:
         raise NoAnswerError(f"the {server} node is not running (no service {client.srv_name})")
-    if not calls[0].done():
-        client.remove_pending_request(calls[0])
+    answer = answered()
+    for call in calls:
+        if call is not answer:
+            client.remove_pending_request(call)
+    if answer is None:
         raise NoAnswerError(f"the {server} node did not answer within {deadline_s:g} s ({client.srv_name})")
-    return calls[0].result()
+    return answer.result()
