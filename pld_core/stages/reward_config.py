@@ -25,6 +25,7 @@ class RewardTrainConfig:
     cameras: tuple[str, ...] = ()  # what the classifier sees; empty: all that were recorded
     proprio: bool = False  # does it also get the proprioception?
     encoder: Literal["base", "scratch"] = "base"  # start from the base policy's eyes, or from fresh weights
+    start_dim: int = 0  # numbers that it keeps of an episode's first picture; 0: each picture is judged by itself
     hidden: tuple[int, ...] = (128, 64)  # widths of the MLP on top
     steps: int = 4000  # gradient steps before hard negatives are mined; each mining round adds half as many
     mining_rounds: int = 2
@@ -43,8 +44,11 @@ class RewardTrainConfig:
         if not (self.task or self.data):
             raise ConfigError("Give --task NAME to collect episodes in simulation, or --data FOLDER of recorded ones.")
         counts = {k: getattr(self, k) for k in ("episodes", "lanes", "steps", "batch_size")}
-        if min(counts.values()) < 1 or self.shift < 0:
-            raise ConfigError(f"{', '.join(counts)} must be 1 or more and shift 0 or more; got {counts}, {self.shift}.")
+        if min(counts.values()) < 1 or min(self.shift, self.start_dim) < 0:
+            raise ConfigError(
+                f"{', '.join(counts)} must be 1 or more, shift and start_dim 0 or more; got {counts}, {self.shift}, "
+                f"{self.start_dim}."
+            )
         if not 0 < self.max_false_positive_rate < 1:
             raise ConfigError(f"max_false_positive_rate must be between 0 and 1, got {self.max_false_positive_rate}.")
         Debounce(*self.debounce)

@@ -125,7 +125,8 @@ def _names_of(robot: str) -> tuple[str, ...]:
 def _train(
     config: RewardTrainConfig, policy: BasePolicy | None, frames: Frames, console: Console
 ) -> tuple[NetworkShape, Params, dict[str, np.ndarray]]:
-    shape = NetworkShape(frames.cameras, frames.proprio.shape[1] if config.proprio else 0, config.hidden)
+    proprio_dim = frames.proprio.shape[1] if config.proprio else 0
+    shape = NetworkShape(frames.cameras, proprio_dim, config.hidden, start_dim=config.start_dim)
     if config.encoder == "base":
         if not isinstance(policy, CompactVLA):
             raise ConfigError(
@@ -135,6 +136,8 @@ def _train(
     params, stats = init_network(shape, config.seed)
     if config.encoder == "base":
         params["cameras"], stats["text"] = take_eyes(policy, frames.cameras, frames.instruction)  # type: ignore[arg-type]
+        if config.start_dim:
+            params["start_eyes"] = params["cameras"]
     training = ClassifierTraining(
         steps=config.steps, batch_size=config.batch_size, learning_rate=config.learning_rate,
         mining_rounds=config.mining_rounds, seed=config.seed,
@@ -156,7 +159,7 @@ def _decide(
 ) -> tuple[SuccessClassifier, dict[str, Judged]]:
     """Calibration, threshold and drift alarm, all from the validation episodes; the held-out ones are only judged."""
     judged = {
-        part: Judged(frames, *judge_many(*network, frames.images, frames.proprio))
+        part: Judged(frames, *judge_many(*network, frames.images, frames.proprio, frames.first))
         for part, frames in zip(("training", "validation", "held-out"), parts, strict=True)
     }
     seen = judged["validation"]

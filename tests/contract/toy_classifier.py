@@ -18,7 +18,7 @@ from pld_core.types import Observation, TimeStep
 from pld_core.vla.model import CompactVLAConfig
 
 SIZE = 16
-SHAPE = NetworkShape((("top", SIZE, SIZE),), 0, (8,), CompactVLAConfig(stem=8, channels=4, keypoints=2))
+SHAPE = NetworkShape((("top", SIZE, SIZE),), 0, (8,), CompactVLAConfig(stem=8, channels=4, keypoints=2), 2)
 NAMES = ("x_m", "y_m")
 
 
@@ -57,7 +57,7 @@ def trained() -> tuple:
     params, stats = init_network(SHAPE, 0)
     training = ClassifierTraining(steps=60, batch_size=16, mining_rounds=1, learning_rate=1e-2)
     params, stats = train_classifier(params, stats, SHAPE, data, training)
-    features = judge_many(SHAPE, params, stats, data.images, data.proprio)[1]
+    features = judge_many(SHAPE, params, stats, data.images, data.proprio, data.first)[1]
     return params, stats, DriftMonitor.fit(features, features)
 
 

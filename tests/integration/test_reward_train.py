@@ -34,7 +34,7 @@ def task(monkeypatch) -> str:
 def test_reward_train_makes_a_reward_and_a_report(task, capsys):
     command = ["reward-train", "--task", task, "--policy", "pld_sim.point_reach:biased_base", "--encoder", "scratch"]
     command += ["--episodes", "66", "--steps", "40", "--mining_rounds", "1", "--batch_size", "16", "--lanes", "4"]
-    command += ["--predicate", "x < 2", "--hidden", "16", "--out", "out"]
+    command += ["--predicate", "x < 2", "--hidden", "16", "--start_dim", "2", "--out", "out"]
     assert cli.main(command) == 0
     assert "pld train --reward classifier:out/success.ckpt" in capsys.readouterr().out
     metrics = json.loads(Path("out/metrics.json").read_text())
@@ -66,6 +66,7 @@ def test_reward_train_makes_a_reward_and_a_report(task, capsys):
         (["--task", "peg_insertion", "--debounce", "4", "3"], "N of M"),
         (["--task", "peg_insertion", "--predicate", "tool_q < 1"], "tool_q"),
         (["--task", "peg_insertion", "--max_false_positive_rate", "1.5"], "max_false_positive_rate"),
+        (["--task", "peg_insertion", "--start_dim", "-1"], "start_dim"),
     ],
 )
 def test_reward_train_refuses_before_it_works(arguments, complaint, capsys):

@@ -20,7 +20,7 @@ from pld_core.rewards.classifier.augment import Augmentation
 from pld_core.rewards.classifier.calibration import Calibration, calibrate, calibration_error, choose_threshold
 from pld_core.rewards.classifier.dataset import labels, read_frames, split
 from pld_core.rewards.classifier.measures import Scored, measure, roc
-from pld_core.rewards.classifier.network import NetworkShape, take_eyes
+from pld_core.rewards.classifier.network import NetworkShape, init_network, judge_many, take_eyes
 from pld_core.rewards.classifier.training import ClassifierTraining, _Pools
 from pld_core.rewards.debounce import Debounce, Latch
 from pld_core.rewards.predicate import Predicate
@@ -127,6 +127,17 @@ def test_threshold_counts_failed_episodes_not_only_frames():
     assert (rates["false_positive"]["count"], rates["recall"]["count"]) == (0, 1)
 
 
+@pytest.mark.parametrize(("failed", "above"), [(20, 0), (100, 0), (200, 1), (300, 2)])
+def test_threshold_expects_the_rate_of_new_failures(failed, above):
+    """The k-th highest of n peaks is exceeded by k of n + 1, not by k - 1 of n."""
+    peaks = np.linspace(0.2, 0.4, failed)
+    episodes = [(np.array([0.1] * 400 + [p]), np.zeros(401, bool)) for p in peaks]
+    episodes.append((np.array([0.1, 0.9]), np.array([False, True])))
+    threshold = choose_threshold(episodes[:-1], Debounce(1, 1), 0.01)
+    assert (peaks > threshold).sum() == above
+    assert threshold < choose_threshold(episodes, Debounce(1, 1), 0.01) < 0.9
+
+
 def test_threshold_needs_a_rate_between_zero_and_one():
     with pytest.raises(ConfigError, match="max_false_positive_rate"):
         choose_threshold([(np.array([0.1, 0.9]), np.array([False, True]))], Debounce(1, 1), 0.0)
@@ -200,6 +211,13 @@ def test_reading_recorded_episodes(tmp_path):
         read_frames([tmp_path / "elsewhere"])
 
 
+def test_the_picture_an_episode_begins_with():
+    """As a reward sees it: the runner asks for the first time after one tick."""
+    data = toy_classifier.frames(2, ticks=3)
+    assert data.first.tolist() == [0, 1, 1, 3, 4, 4]
+    assert data.pick([1]).first.tolist() == [0, 1, 1]
+
+
 def test_split_keeps_episodes_whole_and_apart():
     data = toy_classifier.frames(40)
     parts = split(data, 0)
@@ -260,6 +278,32 @@ def test_tells_bright_from_dark_and_debounces():
     assert [e.success for e in estimates] == [False, False, True, True]
     assert estimates[0].probability < 0.5 < estimates[1].probability
     assert not any(e.drift for e in estimates)
+
+
+def test_remembers_the_first_picture_until_reset():
+    shape = dataclasses.replace(toy_classifier.SHAPE, hidden=(32,))
+    ready = toy_classifier.classifier()
+    reward = SuccessClassifier(shape, *init_network(shape, 0), ready.decision, ready.drift)
+    dark, bright = (toy_classifier.step(b).observation for b in (False, True))
+
+    def probability(*seen: Observation) -> float:
+        reward.reset()
+        return [reward.estimate(observation) for observation in seen][-1].probability
+
+    assert probability(dark, bright) != probability(bright, bright)
+    assert probability(dark, bright) == probability(dark, bright)
+
+
+def test_judges_an_episode_as_it_was_measured():
+    reward = toy_classifier.classifier()
+    data = toy_classifier.frames(2)
+    logits, _ = judge_many(reward.shape, reward.params, reward.stats, data.images, data.proprio, data.first)
+    measured = reward.decision.calibration.probability(logits)
+    for number in range(2):
+        reward.reset()
+        for row in range(data.rows(number).start + 1, data.rows(number).stop):
+            seen = Observation({"top": data.images["top"][row]}, data.proprio[row])
+            assert reward.estimate(seen).probability == pytest.approx(measured[row], abs=1e-4)
 
 
 def test_predicate_is_asked_as_well():

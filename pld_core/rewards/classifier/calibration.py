@@ -74,15 +74,18 @@ def choose_threshold(
     """A threshold from validation episodes ``(probability [N], success [N])``.
 
     The lowest one that keeps the rate of false positives within bounds, per negative frame and per failed
-    episode, is where recall is best; from there it moves up to the middle (of the log odds) of the range in
-    which no further success is missed, because both ends were measured on few episodes.
+    episode, is where recall is best. It lies above all but the k highest of n failed episodes, and of new ones
+    (k + 1) / (n + 1) are expected above it: that is what k is chosen for, and k / n would promise too much. With
+    fewer failed episodes than 1 / max_false_positive_rate, k is 0 and the bound is not kept for sure.
+    From there it moves up to the middle (of the log odds) of the range in which no further success is missed,
+    because both ends were measured on few episodes.
     """
     if not 0 < max_false_positive_rate < 1:
         raise ConfigError(f"max_false_positive_rate is {max_false_positive_rate}; valid is between 0 and 1.")
     negatives = np.concatenate([p[~s] for p, s in episodes])
     by_frame = float(np.quantile(negatives, 1.0 - max_false_positive_rate))
     failed = sorted(_peak(p, debounce) for p, s in episodes if not s.any())
-    allowed = int(max_false_positive_rate * len(failed))
+    allowed = max(0, int(max_false_positive_rate * (len(failed) + 1)) - 1)
     by_episode = failed[-1 - allowed] if failed else 0.0
     lowest = np.nextafter(max(by_frame, by_episode), 1.0)
     reached = [_peak(p, debounce) for p, s in episodes if debounce.first(s) is not None]

@@ -16,7 +16,7 @@ from pld_core.checkpoint import load_checkpoint, save_checkpoint
 from pld_core.errors import CheckpointError, ConfigError, ContractError, NonFiniteError
 from pld_core.rewards.classifier.calibration import Calibration
 from pld_core.rewards.classifier.drift import DriftMonitor
-from pld_core.rewards.classifier.network import NetworkShape, init_network, judge
+from pld_core.rewards.classifier.network import NetworkShape, first_look, init_network, judge
 from pld_core.rewards.debounce import Debounce, Latch
 from pld_core.rewards.predicate import Predicate
 from pld_core.types import Observation, TimeStep
@@ -73,9 +73,11 @@ class SuccessClassifier:
         self.decision, self.drift, self.provenance = decision, drift, dict(provenance or {})
         self._predicate = decision.parsed()
         self._latch = Latch(decision.debounce)
+        self.reset()
 
     def reset(self) -> None:
         self._latch.reset()
+        self._start: jax.Array | None = None  # of the first picture that it is shown from now on
 
     def score(self, step: TimeStep) -> tuple[float, bool]:
         success = self.estimate(step.observation).success
@@ -85,7 +87,10 @@ class SuccessClassifier:
         """The verdict on this tick's observation, which the next ones build on."""
         proprio = self._checked(observation)
         images = {name: observation.images[name][None] for name, _, _ in self.shape.cameras}
-        logits, features = judge(self.shape, self.params, self.stats, images, proprio[None, : self.shape.proprio_dim])
+        network = (self.shape, self.params, self.stats)
+        if self._start is None:
+            self._start = first_look(*network, images)
+        logits, features = judge(*network, images, self._start, proprio[None, : self.shape.proprio_dim])
         probability = float(self.decision.calibration.probability(np.asarray(logits))[0])
         if not np.isfinite(probability):
             raise NonFiniteError("The success classifier answers NaN; its weights are unusable.")
@@ -165,6 +170,7 @@ def _shape(saved: Mapping[str, Any]) -> NetworkShape:
         cameras=tuple((str(n), int(h), int(w)) for n, h, w in saved["cameras"]),
         proprio_dim=int(saved["proprio_dim"]),
         hidden=tuple(saved["hidden"]),
+        start_dim=int(saved["start_dim"]),
         encoder=CompactVLAConfig(**saved["encoder"]),
     )
 
