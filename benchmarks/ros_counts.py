@@ -14,21 +14,23 @@ from typing import Any
 
 import numpy as np
 
-MISSED_MS = 10.0  # a tick that comes later than this is missed
+MISSED_MS = 10.0  # a tick that begins later than this after it was due is missed
 DECIDED_MS = 5.0  # so long before its command a tick has looked for the newest frames, at most
-_ROUNDING_MS = 0.5
 
 
 @dataclass(frozen=True)
 class Step:
     """A row of the controller. closing: seen, but not executed. used_ns: stamp of the frame per camera;
-    captured_ns: of the newest source; latency_ms: from then to the publication of the command."""
+    captured_ns: of the newest source; latency_ms: from then to the publication of the command; late_ms: from
+    when the tick was due to when it began; skipped: ticks before it that did not take place."""
 
     sequence: int
     closing: bool
     captured_ns: int
     used_ns: Mapping[str, int]
     latency_ms: float
+    late_ms: float = 0.0
+    skipped: int = 0
 
     @property
     def commanded_ns(self) -> float:
@@ -78,20 +80,20 @@ class Counts:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def count(episodes: Sequence[EpisodeNotes], link: LinkNotes, period_ms: float) -> Counts:
-    """episodes: in the order in which they were; period_ms: of the control ticks."""
+def count(episodes: Sequence[EpisodeNotes], link: LinkNotes) -> Counts:
+    """episodes: in the order in which they were."""
     belated = sum(map(frames_not_logged, episodes))
     episodes = with_belated_frames(episodes)
-    executed = [[step for step in episode.steps if not step.closing] for episode in episodes]
-    late = np.concatenate([late_ms(steps, period_ms) for steps in executed] or [np.zeros(0)])
-    latency = np.array([step.latency_ms for steps in executed for step in steps])
+    executed = [step for episode in episodes for step in episode.steps if not step.closing]
+    late, latency = np.array([step.late_ms for step in executed]), np.array([step.latency_ms for step in executed])
+    skipped = sum(step.skipped for step in executed)
     unlogged = len(unlogged_ticks(episodes))
     at_logger, at_controller = sum(map(frames_not_logged, episodes)), sum(map(frames_not_seen, episodes))
     undelivered, unfinished = undelivered_ticks(episodes, link)
     p50, p99, longest = np.percentile(latency, [50, 99, 100]).tolist() if len(latency) else [0.0] * 3
     return Counts(
         ticks=len(latency) + unlogged,
-        missed=int((late > MISSED_MS).sum()),
+        missed=int((late > MISSED_MS).sum()) + skipped,
         latency_ms_p50=round(p50, 3),
         latency_ms_p99=round(p99, 3),
         frames_lost=at_logger + at_controller,
@@ -99,6 +101,7 @@ def count(episodes: Sequence[EpisodeNotes], link: LinkNotes, period_ms: float) -
         more={
             "episodes": len({episode.episode_id for episode in episodes}),
             "latency_ms_max": round(longest, 3),
+            "ticks_skipped": skipped,
             "late_ms_p99": round(float(np.percentile(late, 99)), 3) if len(late) else 0.0,
             "late_ms_max": round(float(late.max()), 3) if len(late) else 0.0,
             "frames_due": sum(len(due(episode)) * len(episode.arrived_ns) for episode in episodes),
@@ -111,29 +114,6 @@ def count(episodes: Sequence[EpisodeNotes], link: LinkNotes, period_ms: float) -
             "ticks_of_the_stopped_episode": unfinished,
         },
     )
-
-
-def late_ms(executed: Sequence[Step], period_ms: float) -> np.ndarray:
-    """How much later than the most punctual of its episode each tick's command came, in milliseconds ``[N]``.
-
-    The controller keeps absolute deadlines, one a period, and skips those that it overran entirely. When it
-    began is not noted, only when its command was out: the work in between is the same in all ticks but for
-    what they waited for, so that a tick that began late is late here, too. An operator's pause counts as one.
-    """
-    if not executed:
-        return np.zeros(0)
-    first = executed[0]
-    due = np.array([first.captured_ns / 1e6 + period_ms * (step.sequence - first.sequence) for step in executed])
-    sent = np.array([step.commanded_ns / 1e6 for step in executed]) - due
-    usual = float(sent[1:].min()) if len(sent) > 1 else float(sent[0])
-    phase, skipped = usual % period_ms, usual // period_ms * period_ms  # skipped in the first tick, before the rest
-    late = sent - phase
-    for k in range(1, len(late)):
-        overrun = (late[k - 1] + period_ms / 2) // period_ms - 1 if k > 1 else 0.0
-        all_later = (sent[k:].min() - phase - skipped + _ROUNDING_MS) // period_ms  # no tick comes before it is due
-        skipped += period_ms * max(0.0, min(overrun, all_later))
-        late[k] -= skipped
-    return late
 
 
 def due(episode: EpisodeNotes) -> set[int]:

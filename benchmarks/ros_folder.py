@@ -14,8 +14,6 @@ from ros_counts import Counts, EpisodeNotes, LinkNotes, Step, count
 from pld_core.errors import ConfigError
 from pld_core.link.codec import decode
 from pld_core.link.spool import SegmentReader
-from pld_core.runlog import read_config
-from pld_core.stations import load_robot
 from pld_ros.recording.bag_reader import BagReader
 from pld_ros.recording.logbook import LEDGER
 from pld_ros.recording.records import PROPRIO, STEP, stamp_ns
@@ -35,7 +33,7 @@ def count_run(run_dir: Path) -> Counts:
         episodes = list(pool.map(read_bag, bags, chunksize=4))
     if not any(step.latency_ms for episode in episodes for step in episode.steps):
         raise ConfigError(f"{run_dir} ran in lockstep, where time stands still: there is no latency to count.")
-    return count(episodes, read_link(run_dir), 1e3 / load_robot(read_config(run_dir).robot).rate_hz)
+    return count(episodes, read_link(run_dir))
 
 
 def read_bag(bag: Path) -> EpisodeNotes:
@@ -87,7 +85,8 @@ def _step(message: Any) -> Step:
     stamps = {name: stamp_ns(stamp) for name, stamp in zip(message.sources, message.stamps, strict=True)}
     used = {source: stamp for source, stamp in stamps.items() if source != PROPRIO}
     newest = max(stamps.values())
-    return Step(int(message.sequence), bool(message.closing), newest, used, float(message.latency_ms))
+    timing = float(message.latency_ms), float(message.late_ms), int(message.skipped)
+    return Step(int(message.sequence), bool(message.closing), newest, used, *timing)
 
 
 def _camera(topic: str) -> str:

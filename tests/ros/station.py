@@ -224,14 +224,22 @@ class Station:
 
     def running(self, ticks: int = 5) -> Running:
         """An episode that has come to this tick. What a busy machine spoils before is ordered anew."""
-        for _ in range(50):
+        for _ in range(5):
             running = self.begun(self.spec())
             episode_id = running.episode_id
             self.wait(partial(self._has_come_to, episode_id, ticks), f"it comes to tick {ticks}")
-            if self.outcome(episode_id) is None:
+            outcome = self.outcome(episode_id)
+            if outcome is None:
                 return running
+            self._blame_load(outcome.message.reason)
             running.data.result(PATIENCE_S)
         raise AssertionError(f"the machine is too busy: {self._news()}")
+
+    @staticmethod
+    def _blame_load(reason: str) -> None:
+        """Only what a busy machine explains may spoil an episode unasked."""
+        known = ("too old", "too late for its period", "no answer", "was not free", "refused a command")
+        assert any(words in reason for words in known), reason
 
     def begun(self, spec: EpisodeSpec) -> Running:
         data = self.order(spec)
@@ -247,10 +255,12 @@ class Station:
 
     def next_episode(self) -> Episode:
         """A short one that is not void; what a busy machine spoils is ordered anew."""
-        for _ in range(50):
-            episode = self.finished(self.running(8))
+        for _ in range(5):
+            running = self.running(8)
+            episode = self.finished(running)
             if not episode.voided:
                 return episode
+            self._blame_load(self.ended(running).message.reason)
         raise AssertionError(f"the machine is too busy: {self._news()}")
 
     def episode_of(self, spec: EpisodeSpec) -> str:

@@ -69,7 +69,7 @@ class Body:
         observation, self._word = self.look()
         return observation
 
-    def judge(self, observation: Observation) -> Judgement:
+    def judge(self, observation: Observation, last: bool) -> Judgement:
         self._meet("judge")
         return self.judged(self.tick, self._word)
 

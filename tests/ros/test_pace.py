@@ -42,7 +42,6 @@ def ticks(pace: Pace, hand: Hand, work_s: list[float]) -> list[float]:
         pace.wait()
         began.append(hand.now - 100.0)
         hand.now += seconds
-        pace.done()
     return began
 
 
@@ -83,11 +82,27 @@ def test_each_period_holds_one_tick_at_most_and_none_begins_early(work: list[int
     assert pace.ticks == len(work)
 
 
-def test_a_command_counts_as_missed_when_it_is_out_more_than_10_ms_late(hand: Hand) -> None:
+@pytest.mark.parametrize(("late_s", "missed"), [(0.9 * MISSED_S, 0), (1.1 * MISSED_S, 1)])
+def test_a_tick_that_begins_more_than_10_ms_late_is_missed(hand: Hand, late_s: float, missed: int) -> None:
     pace = pace_of(hand)
-    ticks(pace, hand, [0.0, 0.9 * MISSED_S, 1.1 * MISSED_S, 0.0])
-    assert (pace.ticks, pace.missed) == (4, 1)
-    assert pace.worst_late_s == pytest.approx(1.1 * MISSED_S)
+    ticks(pace, hand, [PERIOD_S + late_s, 0.0, 0.0])
+    assert (pace.ticks, pace.missed, pace.skipped) == (3, missed, 0)
+    assert pace.worst_late_s == pytest.approx(late_s)
+    assert pace.late_s == 0.0, "the last one was in time"
+
+
+def test_a_sleep_that_takes_too_long_is_late_too(hand: Hand) -> None:
+    pace = Pace(PERIOD_S, lambda: hand.now, lambda seconds: hand.sleep(seconds + 2 * MISSED_S))
+    pace.start(hand.now)
+    pace.wait()
+    assert pace.late_s == pytest.approx(2 * MISSED_S)
+    assert pace.missed == 1
+
+
+def test_skipped_ticks_are_missed(hand: Hand) -> None:
+    pace = pace_of(hand)
+    ticks(pace, hand, [3.5 * PERIOD_S, 0.0])
+    assert (pace.skipped_now, pace.skipped, pace.missed) == (2, 2, 3), "and the next one begins late"
 
 
 def test_after_a_start_anew_the_time_before_is_not_late(hand: Hand) -> None:

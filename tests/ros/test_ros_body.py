@@ -59,12 +59,13 @@ class Robot:
 
     def __init__(self, node: Node, tick: int) -> None:
         self.node, self.tick, self.resets = node, tick, 0
+        self.extra: dict[str, Any] = {}  # other fields of its states
         node.on_reset = self.reset
         self.say()
 
     def say(self) -> int:
         self.tick += 1
-        state = RobotState(resets=self.resets, proprio=floats(np.full(3, self.tick)))
+        state = RobotState(**{"resets": self.resets, "proprio": floats(np.full(3, self.tick)), **self.extra})
         state.header.stamp = time_msg(self.tick * PERIOD_NS)
         self.node.hear(topics.ROBOT_STATE, state)
         return self.tick
@@ -88,7 +89,9 @@ def node() -> Node:
 
 @pytest.fixture
 def body(node: Node) -> RosBody:
-    return RosBody(node)  # type: ignore[arg-type]
+    made = RosBody(node)  # type: ignore[arg-type]
+    made.take_command()
+    return made
 
 
 def estimate(tick: int, success: bool) -> SuccessEstimate:
@@ -125,7 +128,7 @@ def test_in_lockstep_what_does_not_come_is_a_fault(node: Node, body: RosBody, mo
     with pytest.raises(ContractError, match="No new observation"):
         body.observe()
     with pytest.raises(ContractError, match="did not judge"):
-        body.judge(first)
+        body.judge(first, False)
 
 
 def test_a_judgement_is_that_of_the_very_observation(node: Node, body: RosBody) -> None:
@@ -134,10 +137,10 @@ def test_a_judgement_is_that_of_the_very_observation(node: Node, body: RosBody) 
     for tick, success in ((robot.tick, True), (robot.tick + 1, False), (robot.tick + 2, True)):
         node.hear(topics.SUCCESS, estimate(tick, success))
     robot.say()
-    assert not body.judge(body.observe()).success
+    assert not body.judge(body.observe(), False).success
 
 
-def test_verdict_and_take_over_hold_until_the_next_reset(node: Node, body: RosBody) -> None:
+def test_verdict_and_take_over_hold_until_the_next_episode(node: Node, body: RosBody) -> None:
     Robot(node, tick=10)
     node.hear(topics.OPERATOR_STATE, OperatorState(taking_over=True))
     node.hear(topics.INTERVENTION, DeltaCommand(action=floats(np.ones(7))))
@@ -146,6 +149,8 @@ def test_verdict_and_take_over_hold_until_the_next_reset(node: Node, body: RosBo
     assert (orders.verdict, orders.stopped) == ("failure", False)
     assert orders.intervention is not None
     body.reset(0)
+    assert body.orders().verdict == "failure", "said after the episode had begun"
+    body.forget_verdict()
     assert body.orders() == ros_body.Orders()
 
 
@@ -172,3 +177,78 @@ def test_commands_are_numbered_without_gaps_and_say_what_they_answer(node: Node,
     first, *others = [command.sequence for command in node.commands]
     assert others == [first + 1, first + 2]
     assert node.commands[0].header.stamp == time_msg(robot.tick * PERIOD_NS)
+
+
+def test_in_real_time_an_estimate_that_comes_late_counts_once_and_a_tick_later(node: Node, body: RosBody) -> None:
+    node.simulated_time = False
+    robot = Robot(node, tick=10)
+    body.reset(0)
+    first = seen(body, robot)
+    assert body.judge(first, False) == ros_body.Judgement()
+    node.hear(topics.SUCCESS, estimate(robot.tick, True))
+    second = seen(body, robot)
+    late = body.judge(second, False)
+    assert (late.reward, late.success) == (1.0, True)
+    assert body.judge(second, False).reward == 0.0
+
+
+def test_the_last_tick_waits_for_its_judgement(node: Node, body: RosBody) -> None:
+    node.simulated_time = False
+    robot = Robot(node, tick=10)
+    body.reset(0)
+    last = seen(body, robot)
+    timer = threading.Timer(0.05, node.hear, (topics.SUCCESS, estimate(robot.tick, True)))
+    timer.start()
+    assert body.judge(last, True).success
+    timer.join()
+
+
+def test_a_reward_node_that_falls_silent_is_a_fault(node: Node, body: RosBody) -> None:
+    node.simulated_time = False
+    robot = Robot(node, tick=10)
+    body.reset(0)
+    for _ in range(10):
+        body.judge(seen(body, robot), False)
+    with pytest.raises(ContractError, match="reward_age_ms"):
+        body.judge(seen(body, robot), False)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"mode": "stopped"}, "emergency stop"),
+        ({"mode": "fault", "fault": "joint 3 is hot"}, "joint 3 is hot"),
+        ({"refused": 1}, "refused a command"),
+        ({"held": 5}, "too late for its period"),
+        ({"resets": 7}, "restarted"),
+    ],
+)
+def test_what_the_arm_did_not_carry_out_voids(node: Node, body: RosBody, said: dict[str, Any], why: str) -> None:
+    robot = Robot(node, tick=10)
+    body.reset(0)
+    robot.extra = {"held": 4}  # while the first command was on its way
+    robot.say()
+    body.observe()
+    robot.extra = {"held": 4, **said}
+    robot.say()
+    with pytest.raises(RobotError, match=why):
+        body.observe()
+
+
+def test_only_a_count_that_grows_is_a_start(node: Node, body: RosBody) -> None:
+    for count, starts in ((3, 0), (3, 0), (4, 1), (0, 1), (1, 2)):
+        node.hear(topics.OPERATOR_STATE, OperatorState(starts=count))
+        assert body.starts == starts
+
+
+def test_a_cancelled_order_ends_a_pause_too(node: Node, body: RosBody) -> None:
+    node.hear(topics.OPERATOR_STATE, OperatorState(paused=True))
+    body.is_cancelled = lambda: True
+    assert body.orders().cancelled
+
+
+def seen(body: RosBody, robot: Robot) -> Any:
+    robot.say()
+    stamps = body.buffer.newest(-1)
+    assert stamps is not None
+    return body._observation(stamps)

@@ -35,6 +35,7 @@ class Orders:
     verdict: str = ""
     intervention: np.ndarray | None = None
     waited: bool = False  # there was a pause: what was seen before it is old
+    cancelled: bool = False  # whoever ordered the episode wants it no more
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class Body(Protocol):
         """The observation of the next tick; waits for its time."""
         ...
 
-    def judge(self, observation: Observation) -> Judgement: ...
+    def judge(self, observation: Observation, last: bool) -> Judgement:
+        """What the action before has earned. last: nothing can be judged after this, so wait for the word."""
+        ...
 
     def orders(self) -> Orders:
         """May wait while the operator pauses."""
@@ -130,7 +133,7 @@ def _tick(
     orders = body.orders()
     if orders.waited:
         return False
-    judged = body.judge(observation) if outcome.ticks else Judgement()
+    judged = body.judge(observation, outcome.ticks >= max_steps) if outcome.ticks else Judgement()
     outcome.environment_success |= judged.environment_success
     judged = _overruled(judged, orders)
     if not np.isfinite(judged.reward):
@@ -140,6 +143,8 @@ def _tick(
         raise ContractError("The episode was ended before its first action; there is nothing to judge.")
     actor, version = body.actor()
     decided = controller.tick([0], [observation], actor)[0]
+    if closing:  # deciding took time, and the operator's last word counts
+        judged = _overruled(judged, body.orders())
     human = orders.intervention is not None and not closing
     if human:
         decided = replace(decided, action=_human(controller, orders, observation), source=EXPERT_TICK)
@@ -158,6 +163,8 @@ def _overruled(judged: Judgement, orders: Orders) -> Judgement:
     """The operator's word outweighs the reward model's."""
     if orders.stopped:
         raise ContractError("The operator pressed the emergency stop.")
+    if orders.cancelled:
+        raise ContractError("The order was cancelled.")
     if orders.verdict == "void":
         raise ContractError("The operator voided the episode.")
     if orders.verdict == "success":

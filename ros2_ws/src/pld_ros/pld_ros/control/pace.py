@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-MISSED_S = 0.010  # a command that comes later than this after its tick was due counts as missed
+MISSED_S = 0.010  # a tick that begins later than this after it was due counts as missed
 
 
 class Pace:
@@ -19,27 +19,24 @@ class Pace:
     ) -> None:
         self._period_s, self._clock, self._sleep = period_s, clock, sleep
         self._due = clock()
-        self.ticks = self.missed = self.skipped = 0
-        self.worst_late_s = 0.0
+        self.ticks = self.missed = self.skipped = 0  # missed: skipped ones, and those that began too late
+        self.late_s = self.worst_late_s = 0.0
+        self.skipped_now = 0  # before the present tick
 
     def start(self, at: float) -> None:
         """The present tick is due at this time; the others follow it."""
-        self._due = at
+        self._due, self.late_s, self.skipped_now = at, 0.0, 0
 
     def wait(self) -> None:
         """Sleep until the next tick is due."""
         self._due += self._period_s
         behind = self._clock() - self._due
-        if behind >= self._period_s:
-            skipped = int(behind / self._period_s)
-            self.skipped += skipped
-            self._due += skipped * self._period_s
+        self.skipped_now = int(max(behind, 0.0) / self._period_s)
+        self._due += self.skipped_now * self._period_s
         if behind < 0:
             self._sleep(-behind)
-
-    def done(self) -> None:
-        """The present tick's command is out."""
-        late_s = self._clock() - self._due
+        self.late_s = self._clock() - self._due
         self.ticks += 1
-        self.missed += late_s > MISSED_S
-        self.worst_late_s = max(self.worst_late_s, late_s)
+        self.skipped += self.skipped_now
+        self.missed += self.skipped_now + (self.late_s > MISSED_S)
+        self.worst_late_s = max(self.worst_late_s, self.late_s + self.skipped_now * self._period_s)

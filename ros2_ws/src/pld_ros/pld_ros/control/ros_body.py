@@ -25,8 +25,10 @@ from pld_ros.observations import PROPRIO
 LOCKSTEP_TIMEOUT_S = 5.0  # for anything that another node must do while simulated time stands still
 RESET_TIMEOUT_S = 60.0
 ROBOT_AGE_MS = 150.0  # of an arm's state
+OPERATOR_AGE_S = 2.0  # without a word of the operator node nobody could stop the arm
+PAUSE_POLL_S = 0.1
 SETTLE_S = 0.003  # the rhythm starts so long after a first observation, that later ones are there in time
-_VERDICTS = {Label.Request.SUCCESS: "success", Label.Request.FAILURE: "failure", Label.Request.VOID: "void"}
+VERDICTS = {Label.Request.SUCCESS: "success", Label.Request.FAILURE: "failure", Label.Request.VOID: "void"}
 
 
 class RosBody:
@@ -37,15 +39,21 @@ class RosBody:
         self._grace_s = node.setting("grace_ms", 8.0) / 1e3  # wait so long for the observation of a tick
         self._max_age_ms = self._ages(node.setting("max_age_ms", 0.0))
         self._reward_wait_s = node.setting("reward_wait_ms", 5.0) / 1e3
+        self._reward_age_ms = node.setting("reward_age_ms", 500.0)  # a model that is slower voids
         self.pace = Pace(node.period_s)
         self.get_actor: Callable[[], tuple[ResidualActor | None, str]] = lambda: (None, "")
         self.on_pause: Callable[[bool], None] = lambda paused: None
+        self.is_cancelled: Callable[[], bool] = lambda: False
         self._changed = threading.Condition()
         self._robot: RobotState | None = None
         self._first_stamp: dict[int, int] = {}  # reset -> stamp of its first state
         self._reset = self._refused = 0  # of the running episode; commands refused before it
+        self._held: int | None = None  # periods without a command up to the last observation; None: they do not count
         self._estimates: dict[int, SuccessEstimate] = {}
-        self._operator = OperatorState()
+        self._counted = -1  # stamp of the newest estimate whose reward was given out
+        self._operator: OperatorState | None = None
+        self._operator_at = 0.0
+        self.starts = 0  # times that the operator said that the scene is ready, as heard here
         self._verdict = ""
         self._intervention: tuple[float, np.ndarray] | None = None
         self._last = -1  # stamp of the newest source of the last observation
@@ -62,12 +70,16 @@ class RosBody:
     def _connect(self) -> None:
         node = self._node
         self.buffer = subscribe(node, on_state=self._on_state)
-        deadline = None if node.simulated_time else 3 * node.period_s
-        self._commands = node.create_publisher(DeltaCommand, topics.ROBOT_COMMAND, topics.command(deadline))
+        self._commands: Any = None
         self._resets = node.create_client(Reset, topics.ROBOT_RESET)
         node.create_subscription(SuccessEstimate, topics.SUCCESS, self._on_estimate, topics.STATE)
         node.create_subscription(OperatorState, topics.OPERATOR_STATE, self._on_operator, topics.LATCHED)
         node.create_subscription(DeltaCommand, topics.INTERVENTION, self._on_intervention, topics.LATCHED)
+
+    def take_command(self) -> None:
+        """From now on this node commands the arm, which obeys only while there is one that does."""
+        deadline = None if self._node.simulated_time else 3 * self._node.period_s
+        self._commands = self._node.create_publisher(DeltaCommand, topics.ROBOT_COMMAND, topics.command(deadline))
 
     # -- heard -----------------------------------------------------------------------------------
 
@@ -86,7 +98,9 @@ class RosBody:
 
     def _on_operator(self, message: OperatorState) -> None:
         with self._changed:
-            self._operator = message
+            # Only a count that grows is a start: an operator node that was restarted begins at 0 again.
+            self.starts += self._operator is not None and message.starts > self._operator.starts
+            self._operator, self._operator_at = message, time.monotonic()
             self._changed.notify_all()
 
     def _on_intervention(self, message: DeltaCommand) -> None:
@@ -94,20 +108,19 @@ class RosBody:
 
     def label(self, label: int) -> None:
         """The operator's verdict on the running episode."""
-        self._verdict = _VERDICTS[label]
+        self._verdict = VERDICTS[label]
 
-    @property
-    def starts(self) -> int:
-        """Times that the operator said that the scene is ready."""
-        return self._operator.starts
+    def forget_verdict(self) -> None:
+        """An episode begins: what was said before was about another."""
+        self._verdict = ""
 
     @property
     def paused(self) -> bool:
-        return self._operator.paused
+        return self._operator is not None and self._operator.paused
 
     @property
     def estopped(self) -> bool:
-        return self._operator.estopped
+        return self._operator is not None and self._operator.estopped
 
     @property
     def success_probability(self) -> float:
@@ -117,7 +130,7 @@ class RosBody:
     # -- episode.Body ----------------------------------------------------------------------------
 
     def reset(self, seed: int) -> Observation:
-        self._verdict, self._intervention = "", None
+        self._intervention = None
         with self._changed:
             self._first_stamp = {}  # a robot node that was restarted counts its resets from 0 again
         number = self._call_reset(seed)
@@ -126,8 +139,9 @@ class RosBody:
                 raise RobotError(f"The reset did not finish within {RESET_TIMEOUT_S:.0f} s; see the robot node's log.")
             self._floor = self._last = self._first_stamp[number] - 1
             self._first_stamp = {number: self._first_stamp[number]}
-            self._reset = number
-        self._forgive()
+            self._reset, self._counted = number, self._floor + 1  # the first observation has earned nothing
+            assert self._robot is not None  # its state has ended the wait
+            self._refused, self._held = self._robot.refused, None
         stamps = self.buffer.wait_newer(self._floor, LOCKSTEP_TIMEOUT_S)
         if stamps is None:
             raise ContractError(f"No observation within {LOCKSTEP_TIMEOUT_S:.0f} s of the reset: {self._silent()}.")
@@ -156,10 +170,6 @@ class RosBody:
         self._refuse_stale(stamps)
         return stamps
 
-    def _forgive(self) -> None:
-        """Commands that were refused up to now are not this episode's."""
-        self._refused = self._robot.refused if self._robot is not None else 0
-
     def _refuse_disobedience(self) -> None:
         """An action that the arm did not execute must not be learnt from as if it had."""
         robot = self._robot
@@ -172,6 +182,12 @@ class RosBody:
             raise RobotError("The robot node was restarted, or somebody else had the arm reset.")
         if robot.refused > self._refused:
             raise RobotError("The robot node refused a command; its log says why.")
+        if self._held is not None and robot.held > self._held:
+            raise RobotError("A command came too late for its period: the arm held instead.")
+        self._held = robot.held
+        silent_s = time.monotonic() - self._operator_at
+        if self._operator is not None and silent_s > OPERATOR_AGE_S and not self._node.simulated_time:
+            raise RobotError(f"The operator node has been silent for {silent_s:.1f} s: nobody could stop the arm.")
 
     def _refuse_stale(self, stamps: dict[str, int]) -> None:
         """A source may be silent, or speak of the past; both by the clock that no jump can fool and by its stamps."""
@@ -189,37 +205,51 @@ class RosBody:
                 "the limit of a camera is its max_age_ms."
             )
 
-    def judge(self, observation: Observation) -> Judgement:
+    def judge(self, observation: Observation, last: bool) -> Judgement:
+        """All estimates that came since the last call, each counted once: a late one counts a tick later."""
         stamp = max(observation.stamp_ns.values())
-        timeout_s = LOCKSTEP_TIMEOUT_S if self._node.simulated_time else self._reward_wait_s
+        patience_s = LOCKSTEP_TIMEOUT_S if self._node.simulated_time else self._reward_wait_s
+        timeout_s = max(patience_s, self._reward_age_ms / 1e3) if last else patience_s
         with self._changed:
             there = self._changed.wait_for(lambda: stamp in self._estimates, timeout_s)
             if not there and self._node.simulated_time:
                 raise ContractError(f"The reward node did not judge an observation within {timeout_s:.0f} s.")
-            known = [s for s in self._estimates if self._floor < s <= stamp]
-            estimate = self._estimates[max(known)] if known else None
+            new = {s: e for s, e in sorted(self._estimates.items()) if self._counted < s <= stamp}
         if not there:
             self._node.rates.count("late_rewards")
-        if estimate is None:
-            return Judgement()
+        self._counted = max(new, default=self._counted)
+        age_ms = (stamp - self._counted) / 1e6
+        if age_ms > self._reward_age_ms and not self._node.simulated_time:
+            raise ContractError(
+                f"The reward node has judged nothing for {age_ms:.0f} ms; {self._reward_age_ms:.0f} ms are allowed "
+                "(reward_age_ms). See its log."
+            )
         return Judgement(
-            float(estimate.reward), estimate.success, estimate.terminated, estimate.truncated, estimate.probability,
-            estimate.environment_success,
+            float(sum(e.reward for e in new.values())), any(e.success for e in new.values()),
+            any(e.terminated for e in new.values()), any(e.truncated for e in new.values()),
+            self.success_probability, any(e.environment_success for e in new.values()),
         )  # fmt: skip
 
     def orders(self) -> Orders:
-        if self._operator.paused and not self._operator.estopped:
-            self.on_pause(True)
-            with self._changed:
-                self._changed.wait_for(lambda: not self._operator.paused or self._operator.estopped)
-            self.pace.start(time.monotonic())
-            self._forgive()
-            self.on_pause(False)
-            return Orders(stopped=self._operator.estopped, waited=not self._operator.estopped)
-        human = self._intervention if self._operator.taking_over else None
+        if self.paused and not self.estopped:
+            self._wait_for_resume()
+            return Orders(stopped=self.estopped, waited=not self.estopped, cancelled=self.is_cancelled())
+        human = self._intervention if self._operator is not None and self._operator.taking_over else None
         # A human's word ages as fast as any other: silence hands back.
         fresh = human is not None and time.monotonic() - human[0] < self._max_age_ms[PROPRIO] / 1e3
-        return Orders(self._operator.estopped, self._verdict, human[1] if fresh and human is not None else None)
+        action = human[1] if fresh and human is not None else None
+        return Orders(self.estopped, self._verdict, action, cancelled=self.is_cancelled())
+
+    def _wait_for_resume(self) -> None:
+        self.on_pause(True)
+        with self._changed:
+            while self.paused and not self.estopped and not self.is_cancelled():
+                self._changed.wait(PAUSE_POLL_S)
+        self.pace.start(time.monotonic())
+        # Periods held and pictures judged while a human was at work are none of the episode's.
+        self._held = None
+        self._counted = max((self.buffer.newest(self._floor) or {"": self._counted}).values())
+        self.on_pause(False)
 
     def actor(self) -> tuple[ResidualActor | None, str]:
         return self.get_actor()
@@ -232,7 +262,6 @@ class RosBody:
         self._commands.publish(message)
         if self._node.simulated_time:
             return 0.0
-        self.pace.done()
         latency_ms = (time.time_ns() - max(observation.stamp_ns.values())) / 1e6
         self.latency_ms.append(latency_ms)
         return latency_ms

@@ -24,7 +24,7 @@ from pld_core.types import Observation, ObservationSpec
 from pld_ros import topics
 from pld_ros.control.chunk_client import ChunkClient
 from pld_ros.control.episode import Outcome, Step, run_episode
-from pld_ros.control.ros_body import LOCKSTEP_TIMEOUT_S, RosBody
+from pld_ros.control.ros_body import LOCKSTEP_TIMEOUT_S, VERDICTS, RosBody
 from pld_ros.control.weights_slot import WeightsSlot
 from pld_ros.convert import chunk_of, floats, put_stamps, spec_of, stamps_of, time_msg
 from pld_ros.node import RHYTHM_PRIORITY, HealthWatch, PldNode, run_node
@@ -57,7 +57,7 @@ class Controller(PldNode):
         self._boot, self._episodes = f"{time.time_ns() // 1_000_000:x}", 0
         self.weights = WeightsSlot(self.setting("weights_address", "tcp://127.0.0.1:5758"))
         self.body = RosBody(self)
-        self.body.on_pause = self._pause
+        self.body.on_pause, self.body.is_cancelled = self._pause, self._goal_cancelled
         self._health_watch = HealthWatch(self)
         self._connect()
         self.set_ready()
@@ -65,7 +65,7 @@ class Controller(PldNode):
     def _usual_company(self) -> list[str]:
         simulated = all(camera.driver == "simulated" for camera in self.station.cameras.values())
         cameras = ["camera"] if simulated else [f"camera_{name}" for name in self.station.cameras]
-        return ["robot", *cameras, "vla_server", "reward", "replay_logger"]
+        return ["robot", *cameras, "vla_server", "reward", "replay_logger", "operator"]
 
     def _connect(self) -> None:
         self._steps = self.create_publisher(PolicyStep, topics.STEP, topics.RECORD)
@@ -79,15 +79,16 @@ class Controller(PldNode):
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )  # fmt: skip
 
+    def start(self) -> None:
+        self.body.take_command()
+
     # -- heard on the callbacks' thread ----------------------------------------------------------
 
     def _accept(self, goal: RunEpisode.Goal) -> GoalResponse:
         running = self._status.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED)
-        if goal.spec.task != self.task or running:
-            reason = "another episode is running" if goal.spec.task == self.task else f"this station does {self.task}"
-            self.get_logger().warning(f"an episode of {goal.spec.task!r} is refused: {reason}")
-            return GoalResponse.REJECT
-        return GoalResponse.ACCEPT
+        if running:
+            self.get_logger().warning(f"an episode of {goal.spec.task!r} is refused: another one is running")
+        return GoalResponse.REJECT if running else GoalResponse.ACCEPT
 
     async def _execute(self, goal: ServerGoalHandle) -> RunEpisode.Result:
         done: Future[RunEpisode.Result] = Future(executor=self.executor)
@@ -100,6 +101,9 @@ class Controller(PldNode):
         self.policy.received(stamps_of(message), chunk_of(message))
 
     def _label(self, request: Label.Request, response: Label.Response) -> Label.Response:
+        if request.label not in VERDICTS:
+            response.message = f"label is {request.label}; valid: 0 success, 1 failure, 2 void"
+            return response
         running = self._status.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED)
         response.ok = running and request.episode_id in ("", self._status.episode_id)
         if response.ok:
@@ -131,7 +135,7 @@ class Controller(PldNode):
     def _carry_out(self, goal: ServerGoalHandle) -> RunEpisode.Result:
         order: RunEpisode.Goal = goal.request
         try:
-            reason = self._wait_until_ready(order)
+            reason = self._wrong(order) or self._wait_until_ready(order)
             if not reason:
                 self._rehearse(order)
         except PLDError as error:  # no chunk came, or weights that are none
@@ -146,6 +150,10 @@ class Controller(PldNode):
         )
         self._finish(outcome)
         return RunEpisode.Result(ok=True, outcome=self._status)
+
+    def _wrong(self, order: RunEpisode.Goal) -> str:
+        """Why no waiting will help; empty if it may."""
+        return "" if order.spec.task == self.task else f"this station does {self.task!r}, not {order.spec.task!r}"
 
     def _rehearse(self, order: RunEpisode.Goal) -> None:
         """What takes long the first time (a policy's first answer, compiling), before time counts."""
@@ -202,6 +210,7 @@ class Controller(PldNode):
 
     def _begin(self, order: RunEpisode.Goal) -> None:
         self._episodes += 1
+        self.body.forget_verdict()
         self.body.get_actor = self.weights.current if order.weights_version else lambda: (None, "")
         self._tell(
             EpisodeStatus(
@@ -218,7 +227,7 @@ class Controller(PldNode):
             proprio=floats(observation.proprio), state=floats(decided.state), base_action=floats(decided.base_action),
             residual=floats(decided.residual), action=floats(decided.action), reward=step.reward, success=step.success,
             source=decided.source, intervention=step.intervention, weights_version=step.weights_version,
-            latency_ms=step.latency_ms,
+            latency_ms=step.latency_ms, late_ms=1e3 * self.body.pace.late_s, skipped=self.body.pace.skipped_now,
         )  # fmt: skip
         message.header.stamp = self._stamp(observation)
         put_stamps(message, observation.stamp_ns)
@@ -263,7 +272,7 @@ class Controller(PldNode):
     def diagnostics(self) -> dict[str, Any]:
         pace, latency = self.body.pace, np.array(self.body.latency_ms[-20_000:] or [0.0])
         return {
-            "ticks": pace.ticks, "missed_ticks": pace.missed, "skipped_ticks": pace.skipped,
+            "ticks": len(self.body.latency_ms), "missed_ticks": pace.missed, "skipped_ticks": pace.skipped,
             "worst_late_ms": 1e3 * pace.worst_late_s, "late_chunks": self.policy.late,
             "latency_ms_p50": float(np.percentile(latency, 50)), "latency_ms_p99": float(np.percentile(latency, 99)),
             "weights_version": self.weights.version, "episode": self._status.episode_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ from pld_ros.operating.takeover import RemoteDrive, TakeOver
 STATE_PERIOD_S = 0.5
 POLL_PERIOD_S = 0.02  # how often the front end is asked
 REOPEN_PERIOD_S = 2.0  # how often a front end that is not there is looked for
+LISTEN_S = 0.3  # to the arm, before this node speaks of itself
 ANSWER_S = 2.0  # how long another node may take for its answer
 REPEAT_S = 0.5  # a verdict is said again after this; a stop or a release never is: a newer wish may have come between
 VERDICTS = {Label.Request.SUCCESS: "success", Label.Request.FAILURE: "failure", Label.Request.VOID: "void"}
@@ -37,7 +39,7 @@ Answer = tuple[bool, str]
 class OperatorNode(PldNode):
     """Serves the operator, from whatever hand the wish comes: a service, or a front end of this process.
 
-    The e-stop is latched here: it ends by an explicit release only, not by a restart of this node.
+    The e-stop and a pause are latched: they end by the operator's word only, not by a restart of this node.
     """
 
     def __init__(self) -> None:
@@ -51,6 +53,8 @@ class OperatorNode(PldNode):
         self.episode = EpisodeStatus()  # the newest word of the controller
         self._finished = ""  # the last episode that ended
         self.robot_mode: str | None = None
+        self._robot_heard_at = 0.0  # first, in monotonic seconds
+        self._has_spoken = False
         self._remote, self._take_over = RemoteDrive(), TakeOver()
         self._interventions = 0
         self.health_watch = HealthWatch(self)
@@ -112,6 +116,10 @@ class OperatorNode(PldNode):
 
     def _hear_robot(self, message: RobotState) -> None:
         before, self.robot_mode = self.robot_mode, message.mode
+        self._robot_heard_at = self._robot_heard_at or time.monotonic()
+        if message.paused and not self._has_spoken and not self._state.paused:
+            self.get_logger().warning("the arm was paused before this node began; operator/pause lets it go on")
+            self._state.paused = True
         if message.mode == "stopped" and before != "stopped" and not self._state.estopped:
             # Pressed before this node (re)started, or by someone else: it is to be released here all the same.
             self.get_logger().warning("the arm is stopped; release it with operator/estop, stop: false")
@@ -208,12 +216,15 @@ class OperatorNode(PldNode):
     # -- state out -------------------------------------------------------------------------------
 
     def _publish_state(self) -> None:
+        self._has_spoken = True
         self._state.header.stamp = self.get_clock().now().to_msg()
         self._publisher.publish(self._state)
 
     def _repeat_state(self) -> None:
-        # Silent until the arm is heard: "not stopped" from a node that was restarted would be a release.
-        if self.robot_mode is not None and not self.releasing:
+        # Silent until the arm is heard, its latched past included: "not paused" from a node that was restarted
+        # would be heard as the operator's word.
+        heard = self._robot_heard_at and time.monotonic() - self._robot_heard_at > LISTEN_S
+        if heard and not self.releasing:
             self._publish_state()
 
     # -- front end -------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from pld_ros.managed import ManagedNode
 from pld_ros.node import RHYTHM_PRIORITY, run_node
 
 STATE_TIMEOUT_S = 0.2  # without a state for so long the arm counts as gone
+ACTION_SLACK = 1e-5  # between what was commanded and what the driver says that it sent
 WATCHDOG_PERIODS = 3  # control periods without a command after which the arm is told to hold
 
 
@@ -42,7 +43,8 @@ class RobotNode(ManagedNode):
         self._lock = threading.Lock()
         self._sequence = -1
         self._commanded_at: int | None = None  # monotonic nanoseconds; None: nothing is moving
-        self._stopped = self._paused = self._connected = False
+        self._stopped = self._connected = False
+        self._paused_at: int | None = None  # monotonic nanoseconds; None: not paused
         self._resets = 0  # finished, as the last state says
         self._resetting: threading.Thread | None = None
         self._make_publishers()
@@ -101,6 +103,7 @@ class RobotNode(ManagedNode):
             joint_positions=state.joint_positions.tolist(), gripper_width=float(state.gripper_width_m),
             proprio=floats(state.proprio), resets=state.resets, commands=self.rates.total("commands"),
             refused=self.rates.total("refused"), held=int(getattr(self._driver, "held_ticks", 0)),
+            paused=self._paused_at is not None,
         )  # fmt: skip
         message.header.stamp, message.header.frame_id = stamp, self.station.frame
         _fill_pose(message.tool_pose, state)
@@ -139,7 +142,9 @@ class RobotNode(ManagedNode):
             if not reason:
                 try:
                     action = np.array(message.action, np.float32)
-                    self._driver.command(action[:6], float(action[6]))
+                    sent = self._driver.command(action[:6], float(action[6]))
+                    if not np.allclose(sent, action, atol=ACTION_SLACK):
+                        reason = "the arm was not free for it, or limited it"
                 except PLDError as error:
                     reason = str(error)
             if reason:
@@ -154,8 +159,8 @@ class RobotNode(ManagedNode):
             return "the robot node is not active"
         if self._stopped:
             return "the emergency stop is pressed"
-        if self._paused:
-            return "paused by the operator"
+        if self._paused_at is not None and time.monotonic_ns() - self._paused_at > self.period_s * 1e9:
+            return "paused by the operator"  # what was decided before the pause was known is carried out
         if len(message.action) != self._driver.spec().dim:
             return f"it has {len(message.action)} entries, the arm takes {self._driver.spec().dim}"
         if self.count_publishers(topics.ROBOT_COMMAND) > 1:
@@ -169,9 +174,10 @@ class RobotNode(ManagedNode):
         if message.estopped:  # a release takes the service: silence or an old message must never release
             self._set_stopped(True)
         with self._lock:
-            if message.paused and not self._paused:
-                self._driver.hold()
-            self._paused = message.paused
+            if not message.paused:
+                self._paused_at = None
+            elif self._paused_at is None:
+                self._paused_at = time.monotonic_ns()
 
     def _estop(self, request: EStop.Request, response: EStop.Response) -> EStop.Response:
         self._set_stopped(request.stop)
@@ -209,7 +215,7 @@ class RobotNode(ManagedNode):
             self.get_logger().error(f"reset failed: {error}")
 
     def diagnostics(self) -> dict[str, Any]:
-        return {"stopped": self._stopped, "paused": self._paused}
+        return {"stopped": self._stopped, "paused": self._paused_at is not None}
 
     def close(self) -> None:
         self.disconnect()

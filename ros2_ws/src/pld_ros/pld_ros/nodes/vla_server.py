@@ -111,7 +111,7 @@ class VlaServer(PldNode):
             self._chunks.clear()
         stamps = stamps_of(request)
         known = self._chunks.get(tuple(stamps.items()))
-        if known is not None:
+        if known is not None and known.policy_version == request.policy_version:
             self.rates.count("prefetched")
             self._answers.publish(known)  # again: whoever asks has missed it
             return

@@ -1,0 +1,183 @@
+"""The robot node before an arm that moves on until it is told to hold. No DDS traffic: callbacks are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from pld_msgs.msg import DeltaCommand, OperatorState
+from pld_msgs.srv import EStop, Reset
+
+from pld_core.errors import RobotError
+from pld_core.stations import load_robot
+from pld_core.types import RobotState
+from pld_ros.nodes import robot as robot_module
+from pld_ros.nodes.robot import WATCHDOG_PERIODS, RobotNode
+
+PERIOD_S = 0.05
+
+
+class Arm:
+    """Goes on with its last command for ever; says so."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.limits = False
+
+    def spec(self) -> Any:
+        return load_robot("fr3_sim").action_spec
+
+    def connect(self) -> None:
+        self.calls.append("connect")
+
+    def reset(self, seed: int) -> None:
+        self.calls.append("reset")
+
+    def next_state(self, timeout_s: float) -> RobotState | None:
+        return None
+
+    def command(self, delta: np.ndarray, gripper: float) -> np.ndarray:
+        if not np.isfinite(delta).all():
+            raise RobotError("not finite; nothing was sent")
+        self.calls.append("command")
+        return np.append(delta, gripper).astype(np.float32) * (0.5 if self.limits else 1.0)
+
+    def hold(self) -> None:
+        self.calls.append("hold")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+    def recover(self) -> None:
+        self.calls.append("recover")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+class Clock:
+    """Monotonic nanoseconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.ns = 10**9
+
+    def monotonic_ns(self) -> int:
+        return self.ns
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing here waits")
+
+    def pass_periods(self, periods: float) -> None:
+        self.ns += round(periods * PERIOD_S * 1e9)
+
+
+@pytest.fixture
+def arm() -> Arm:
+    return Arm()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(robot_module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def node(arm: Arm, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[RobotNode]:
+    monkeypatch.setattr(robot_module, "make_driver", lambda station, task, realtime: arm)
+    rclpy.init()
+    made = RobotNode()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.destroy_node()
+        del made._state_machine  # rclpy leaves it to the garbage collector, and the DDS entities with it
+        rclpy.try_shutdown()
+
+
+def give(node: RobotNode, sequence: int, action: Any = 0.1) -> bool:
+    """A command by way of the topic's callback; whether it was carried out."""
+    before = node.rates.total("commands")
+    size = action if isinstance(action, list) else np.full(7, action, np.float32).tolist()
+    node._command(DeltaCommand(sequence=sequence, action=size))
+    return node.rates.total("commands") > before
+
+
+def test_silence_ends_in_a_hold(node: RobotNode, arm: Arm, clock: Clock) -> None:
+    node._watch()
+    assert "hold" not in arm.calls, "nothing moves yet"
+    assert give(node, 1)
+    clock.pass_periods(WATCHDOG_PERIODS - 0.1)
+    node._watch()
+    assert "hold" not in arm.calls
+    clock.pass_periods(0.2)
+    node._watch()
+    node._watch()
+    assert arm.calls.count("hold") == 1
+    assert node.rates.total("watchdog_holds") == 1
+    assert give(node, 2), "the next command moves again"
+    clock.pass_periods(WATCHDOG_PERIODS + 1)
+    node._watch()
+    assert arm.calls.count("hold") == 2
+
+
+def test_what_must_not_be_carried_out_is_refused(node: RobotNode, arm: Arm, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert give(node, 10)
+    assert not give(node, 10), "twice"
+    assert not give(node, 9), "out of order"
+    assert not give(node, 11, [0.1] * 6), "too short"
+    assert not give(node, 12, float("nan"))
+    monkeypatch.setattr(node, "count_publishers", lambda topic: 2)
+    assert not give(node, 13), "two senders"
+    monkeypatch.undo()
+    assert node.rates.total("refused") == 5
+    assert arm.calls.count("command") == 1
+
+
+def test_a_limited_command_counts_as_refused(node: RobotNode, arm: Arm) -> None:
+    arm.limits = True
+    assert not give(node, 1), "what is recorded would not be what was done"
+    assert node.rates.total("refused") == 1
+
+
+def test_a_stop_is_obeyed_at_once_and_ends_by_its_service_alone(node: RobotNode, arm: Arm) -> None:
+    assert give(node, 1)
+    node._operator(OperatorState(estopped=True))
+    assert arm.calls[-1] == "stop"
+    assert not give(node, 2)
+    node._operator(OperatorState(estopped=False))
+    assert not give(node, 3)
+    answer = node._reset(Reset.Request(seed=1), Reset.Response())
+    assert not answer.ok
+    assert "emergency stop" in answer.message
+    node._estop(EStop.Request(stop=False), EStop.Response())
+    assert arm.calls[-1] == "recover"
+    assert give(node, 4)
+
+
+def test_a_pause_carries_out_what_was_under_way_and_no_more(node: RobotNode, arm: Arm, clock: Clock) -> None:
+    assert give(node, 1)
+    node._operator(OperatorState(paused=True))
+    assert give(node, 2), "decided before the pause was known"
+    clock.pass_periods(1.1)
+    node._operator(OperatorState(paused=True))
+    assert not give(node, 3)
+    clock.pass_periods(WATCHDOG_PERIODS)
+    node._watch()
+    assert arm.calls[-1] == "hold"
+    node._operator(OperatorState(paused=False))
+    assert give(node, 4)
+
+
+def test_an_inactive_node_moves_nothing(node: RobotNode, arm: Arm) -> None:
+    node.trigger_deactivate()
+    assert arm.calls[-1] == "hold"
+    assert not give(node, 1)
+    assert not node._reset(Reset.Request(seed=1), Reset.Response()).ok
+    node.trigger_activate()
+    assert give(node, 2)
