@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
+import itertools
 import os
 import signal
 import subprocess
@@ -16,9 +19,12 @@ from pathlib import Path
 import pytest
 
 from pld_core.errors import ConfigError
-from pld_ros.launching.child import HEADING
+from pld_ros.launching import launcher
+from pld_ros.launching.child import HEADING, Child
 from pld_ros.launching.process import NEVER, ON_FAILURE, Graph, Process, Restart
+from pld_ros.launching.status_view import StatusView
 from pld_ros.launching.supervisor import GraphError, Supervisor
+from pld_ros.node import RHYTHM_PRIORITY
 
 FOREVER = "import time\nprint('here', flush=True)\ntime.sleep(600)"
 QUICK = Restart(first_delay_s=0.05, longest_delay_s=0.4, well_after_s=30.0, quick_deaths=4)
@@ -86,7 +92,7 @@ def run(tmp_path: Path, domain: int) -> Iterator[Callable[..., Run]]:
     yield start
     for each in runs:
         each.supervisor.request_stop(0)
-        each.supervisor.request_stop(0)
+        each.supervisor.request_kill()
         each.join()
 
 
@@ -115,21 +121,26 @@ def test_some_may_stop_at_the_same_time_and_the_arm_is_last(run: Callable[..., R
 def test_a_process_that_dies_starts_again_ever_later(run: Callable[..., Run], tmp_path: Path) -> None:
     code = f"""
         from pathlib import Path
-        count = Path({str(tmp_path / "count")!r})
-        n = len(count.read_text()) if count.exists() else 0
-        count.write_text("x" * (n + 1))
+        import time
+        begun = Path({str(tmp_path / "begun")!r})
+        with begun.open("a") as file: print(time.monotonic(), file=file)
+        n = len(begun.read_text().split())
         print("try", n, flush=True)
-        if n < 2: raise SystemExit(3)
-        import time; time.sleep(600)
+        if n < 4: raise SystemExit(3)
+        time.sleep(600)
     """
-    graph = run(program("node", code, restart=QUICK))
-    wait_until(lambda: "try 2" in graph.log("node"))
+    restart = Restart(first_delay_s=0.1, longest_delay_s=0.8)
+    graph = run(program("node", code, restart=restart))
+    wait_until(lambda: "try 4" in graph.log("node"))
     told = [line for line in graph.lines if "exit status 3" in line]
-    assert [line.rpartition(" in ")[2] for line in told] == ["0.1 s", "0.1 s"]
-    assert QUICK.delay_s(1) < QUICK.delay_s(2) < QUICK.delay_s(4) == QUICK.longest_delay_s
-    assert graph.said("started again") == 2
-    assert graph.whole_log("node").count(HEADING) == 3, "one heading for each start"
-    assert graph.supervisor.children[0].deaths == 2
+    assert [line.rpartition(" in ")[2] for line in told] == ["0.1 s", "0.2 s", "0.4 s"]
+    begun = [float(at) for at in (tmp_path / "begun").read_text().split()]
+    waited = [late - early for early, late in itertools.pairwise(begun)]
+    assert all(seconds >= delay for seconds, delay in zip(waited, (0.1, 0.2, 0.4), strict=True))
+    assert restart.delay_s(4) == restart.delay_s(5) == restart.longest_delay_s
+    assert graph.said("started again") == 3
+    assert graph.whole_log("node").count(HEADING) == 4, "one heading for each start"
+    assert graph.supervisor.children[0].deaths == 3
 
 
 def test_a_process_that_ran_well_is_forgiven(run: Callable[..., Run]) -> None:
@@ -171,14 +182,15 @@ def test_a_learner_that_fails_starts_again_unless_that_is_hopeless(run: Callable
     assert graph.said("started again") == (1 if status == 1 else 0)
 
 
-def test_who_does_not_listen_is_killed_and_asking_twice_is_faster(run: Callable[..., Run]) -> None:
+def test_who_does_not_listen_is_killed_and_that_may_be_asked_for(run: Callable[..., Run]) -> None:
     deaf = "import signal, time\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\n" + FOREVER
     graph = run(program("deaf", deaf, patience_s=0.2), program("deafer", deaf, patience_s=60.0))
     wait_until(lambda: "here" in graph.log("deaf") and "here" in graph.log("deafer"))
     graph.supervisor.request_stop(130)
+    graph.supervisor.request_stop(129)
     time.sleep(0.3)
-    assert not graph.said("stopped")
-    graph.supervisor.request_stop(130)
+    assert not graph.said("stopped"), "asked for a second time it is as patient"
+    graph.supervisor.request_kill()
     graph.join()
     assert graph.status == 130
     assert graph.said("stopped (SIGKILL)") == 2
@@ -220,6 +232,101 @@ def test_nice_and_environment_reach_the_process(run: Callable[..., Run], domain:
     assert f"3 {domain}" in graph.log("node")
 
 
+def test_a_full_disk_costs_the_heading_only() -> None:
+    process = program("node", "pass")
+    child = Child(process, process.argv(), dict(os.environ), Path("/dev/full"))
+    child.start()
+    wait_until(child.has_ended)
+    assert child.exit_status == 0
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Puts the handlers of signals back."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+class Asked:
+    """What signals ask of a supervisor."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.kills = 0
+
+    def request_stop(self, status: int) -> None:
+        self.statuses.append(status)
+
+    def request_kill(self) -> None:
+        self.kills += 1
+
+
+@pytest.mark.usefixtures("handlers")
+def test_only_a_second_ctrl_c_ends_the_patience() -> None:
+    asked = Asked()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    launcher._handle_signals(asked)  # type: ignore[arg-type]
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.raise_signal(number)
+    assert asked.statuses == [129, 143, 129, 130, 143]
+    assert asked.kills == 0
+    signal.raise_signal(signal.SIGINT)
+    assert asked.kills == 1
+
+
+@pytest.mark.usefixtures("handlers")
+def test_under_nohup_the_graph_outlives_its_terminal() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    launcher._handle_signals(Asked())  # type: ignore[arg-type]
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+class GoneTerminal(io.StringIO):
+    """What writing to a terminal is once its window was closed, or to a pipe that nobody reads."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self._error = error
+        self.gone = False
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self.gone:
+            raise self._error
+        return super().write(text)
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), BrokenPipeError()], ids=["tty", "pipe"])
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_a_lost_terminal_does_not_disturb_the_supervisor(
+    error: OSError, live: bool, from_the_start: bool, tmp_path: Path
+) -> None:
+    supervisor = Supervisor(Graph("test", (program("node", FOREVER),), tmp_path, main="node"))
+    supervisor.children[0].log.parent.mkdir()
+    supervisor.children[0].log.write_text("a line\n")
+    terminal = GoneTerminal(error)
+    terminal.gone = from_the_start
+    with StatusView(terminal, live) as view:
+        terminal.gone = True
+        view.refresh(supervisor)
+        view.line("node: stopped")
+
+
+def test_the_priority_that_the_nodes_ask_for_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def permit(pid: int, policy: int, param: os.sched_param) -> None:
+        if param.sched_priority >= RHYTHM_PRIORITY:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", permit)
+    assert f"rtprio {RHYTHM_PRIORITY}'" in launcher.real_time_problem()
+
+
 LAUNCHER = """
     import sys
     from pathlib import Path
@@ -245,7 +352,7 @@ def pids(folder: Path) -> list[int]:
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def launched(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", textwrap.dedent(LAUNCHER), str(tmp_path), FAMILY]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as popen:
         wait_until(lambda: len(pids(tmp_path)) == 4 or popen.poll() is not None)
@@ -254,16 +361,16 @@ def launcher(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         popen.kill()
 
 
-def test_nobody_survives_a_launcher_that_is_killed(launcher: subprocess.Popen[str], tmp_path: Path) -> None:
-    launcher.send_signal(signal.SIGKILL)
+def test_nobody_survives_a_launcher_that_is_killed(launched: subprocess.Popen[str], tmp_path: Path) -> None:
+    launched.send_signal(signal.SIGKILL)
     wait_until(lambda: not any(map(is_alive, pids(tmp_path))))
 
 
 def test_ctrl_c_ends_everything_in_order_with_its_own_exit_status(
-    launcher: subprocess.Popen[str], tmp_path: Path
+    launched: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    launcher.send_signal(signal.SIGINT)
-    output, _ = launcher.communicate(timeout=30)
-    assert launcher.returncode == 128 + signal.SIGINT
+    launched.send_signal(signal.SIGINT)
+    output, _ = launched.communicate(timeout=30)
+    assert launched.returncode == 128 + signal.SIGINT
     assert output.index("second: stopped") < output.index("first: stopped")
     assert not any(map(is_alive, pids(tmp_path)))

@@ -65,11 +65,12 @@ class Child:
     def start(self) -> None:
         starter = (sys.executable, "-I", "-S", str(STARTER), str(os.getpid()), str(self.process.nice))
         with storage_errors(self.log):
-            log = open(self.log, "ab")  # noqa: SIM115 (closed below, the process keeps its own)
+            # Closed below, the process keeps its own; unbuffered, so that closing it cannot fail.
+            log = open(self.log, "ab", buffering=0)  # noqa: SIM115
         with log:
             command = shlex.join(self._argv).replace("\n", "\\n")
-            log.write(f"{HEADING}{datetime.now():%Y-%m-%d %H:%M:%S} {command}\n".encode())
-            log.flush()
+            with contextlib.suppress(OSError):  # a full disk: better no heading than no arm
+                log.write(f"{HEADING}{datetime.now():%Y-%m-%d %H:%M:%S} {command}\n".encode())
             try:
                 self._popen = subprocess.Popen(
                     [*starter, *self._argv],

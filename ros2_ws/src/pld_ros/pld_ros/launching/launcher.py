@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -78,21 +79,35 @@ def usage() -> str:
 
 def real_time_problem() -> str:
     """Why processes cannot have real-time priority here; empty where they can."""
+    from pld_ros.node import RHYTHM_PRIORITY  # needs ROS, which the help and --dry-run do without
+
     before = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(RHYTHM_PRIORITY))
     except OSError as error:
         return (
-            f"no real-time priority for what keeps the arm's rhythm ({error.strerror}), so ticks may come late on a "
-            "busy machine. Permit it: add '<user> - rtprio 60' to /etc/security/limits.conf and log in again."
+            f"no real-time priority {RHYTHM_PRIORITY} for what keeps the arm's rhythm ({error.strerror}), so ticks may "
+            f"come late on a busy machine. Permit it: add '<user> - rtprio {RHYTHM_PRIORITY}' to "
+            "/etc/security/limits.conf and log in again."
         )
     os.sched_setscheduler(0, *before)
     return ""
 
 
 def _handle_signals(supervisor: Supervisor) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: supervisor.request_stop(128 + received))
+    """An ordered end; at once after a second Ctrl-C only. Other signals come in pairs by themselves: a terminal
+    that is closed sends SIGHUP, and whoever closed it SIGTERM."""
+    interrupts = itertools.count(1)
+
+    def stop(received: int, _: object) -> None:
+        supervisor.request_stop(128 + received)
+        if received == signal.SIGINT and next(interrupts) > 1:
+            supervisor.request_kill()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it: the graph outlives its terminal
+        signal.signal(signal.SIGHUP, stop)
 
 
 def _where(graph: Graph) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -27,11 +28,21 @@ _STYLES: Mapping[str, tuple[str, str]] = {
 }
 
 
+class _Console(RichConsole):
+    """Goes on after a broken pipe, where rich ends the process: the graph is to be stopped in order."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class StatusView:
-    """Use as a context manager; ``line`` for events, ``refresh`` as often as you like."""
+    """Use as a context manager; ``line`` for events, ``refresh`` as often as you like.
+
+    Once the terminal has gone nothing is shown, and the supervisor goes on undisturbed.
+    """
 
     def __init__(self, stream: TextIO | None = None, live: bool | None = None) -> None:
-        self._rich = RichConsole(file=stream or sys.stdout)
+        self._rich = _Console(file=stream or sys.stdout)
         self._is_live = self._rich.is_terminal if live is None else live
         self._live: Live | None = None
         self._shown_at = float("-inf")
@@ -39,14 +50,24 @@ class StatusView:
 
     def __enter__(self) -> StatusView:
         if self._is_live:
-            self._live = Live(console=self._rich, auto_refresh=False)
-            self._live.start()
+            live = Live(console=self._rich, auto_refresh=False)
+            with self._while_shown():
+                live.start()
+                self._live = live
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            with self._while_shown():
+                self._live.stop()
             self._live = None
+
+    @contextlib.contextmanager
+    def _while_shown(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._rich.quiet = True  # or what cannot be written would pile up
 
     def line(self, text: str) -> None:
         """An event, with the time."""
@@ -57,7 +78,8 @@ class StatusView:
             return
         self._shown_at = time.monotonic()
         if self._live is not None:
-            self._live.update(table(supervisor.graph.name, supervisor.children), refresh=True)
+            with self._while_shown():
+                self._live.update(table(supervisor.graph.name, supervisor.children), refresh=True)
         else:
             self._follow(supervisor)
 
@@ -73,7 +95,8 @@ class StatusView:
 
     def _print(self, text: str) -> None:
         console = self._live.console if self._live is not None else self._rich
-        console.print(Text(text), soft_wrap=True)
+        with self._while_shown():
+            console.print(Text(text), soft_wrap=True)
 
 
 def table(title: str, children: list[Child]) -> Table:

@@ -7,7 +7,6 @@ import fcntl
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,15 +32,15 @@ class GraphError(PLDError):
 class Supervisor:
     """Runs a graph until its main process finishes, somebody asks for the end, or a process is hopeless.
 
-    report: gets a line for each event. Everything but ``request_stop`` belongs to one thread; that
-    thread must outlive the processes, because the system ends them with it.
+    report: gets a line for each event. Everything but ``request_stop`` and ``request_kill`` belongs to one
+    thread; that thread must outlive the processes, because the system ends them with it.
     """
 
     def __init__(self, graph: Graph, report: Callable[[str], None] = print) -> None:
         self.graph, self.report = graph, report
         self.children = [self._child(index) for index in range(len(graph.processes))]
-        self._asked = threading.Event()
-        self._asked_twice = threading.Event()
+        # Plain flags: a signal handler that sets an Event deadlocks with the wait that it interrupted.
+        self._stop_requested = self._kill_requested = False
         self._status = 0
         self._guardian: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
@@ -64,8 +63,9 @@ class Supervisor:
         """
         try:
             self.start()
-            while not self._asked.wait(POLL_S):
-                if self.step():
+            while True:
+                time.sleep(POLL_S)
+                if self._stop_requested or self.step():
                     break
                 on_step()
             return self._status
@@ -73,12 +73,13 @@ class Supervisor:
             self.stop(on_step)
 
     def request_stop(self, status: int) -> None:
-        """End the graph in order; asked again, at once. For signal handlers and other threads."""
-        if self._asked.is_set():
-            self._asked_twice.set()
-        else:
-            self._status = status
-            self._asked.set()
+        """End the graph in order, with the exit status of the first request. For signal handlers and other threads."""
+        if not self._stop_requested:
+            self._status, self._stop_requested = status, True
+
+    def request_kill(self) -> None:
+        """An end that was requested is wanted at once, without patience. For signal handlers and other threads."""
+        self._kill_requested = True
 
     def start(self) -> None:
         self._lock_folder()
@@ -167,7 +168,7 @@ class Supervisor:
             patience_s = max((child.process.patience_s for child in left), default=0.0)
             if number == signal.SIGKILL:
                 patience_s = KILLED_S
-            elif self._asked_twice.is_set():
+            elif self._kill_requested:
                 continue
             for child in left:
                 child.send(number)
@@ -178,7 +179,7 @@ class Supervisor:
     def _wait_for_end(
         self, group: list[Child], number: signal.Signals, patience_s: float, on_step: Callable[[], None]
     ) -> list[Child]:
-        """Who is left after that time; shorter where somebody asks for the end a second time."""
+        """Who is left after that time; shorter where somebody has them killed."""
         deadline, left = time.monotonic() + patience_s, list(group)
         while left and time.monotonic() < deadline:
             for child in left:
@@ -186,7 +187,7 @@ class Supervisor:
                     self._tell_guardian("-", child)
                     self.report(f"{child.name}: stopped ({number.name})")
             left = [child for child in left if child.state == "running"]
-            if number != signal.SIGKILL and self._asked_twice.is_set():
+            if number != signal.SIGKILL and self._kill_requested:
                 break
             on_step()
             time.sleep(STOP_POLL_S)
