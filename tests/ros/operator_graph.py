@@ -51,7 +51,10 @@ class Others(Node):
         self.create_subscription(DeltaCommand, topics.INTERVENTION, self.interventions.append, topics.LATCHED)
 
     def serve(self, *names: str) -> None:
-        kinds = {topics.ROBOT_RESET: Reset, topics.ROBOT_ESTOP: EStop, topics.LABEL: Label, topics.LATE_LABEL: Label}
+        kinds = {
+            topics.ROBOT_RESET: Reset, topics.ROBOT_ESTOP: EStop, topics.LABEL: Label, topics.LATE_LABEL: Label,
+            topics.OPERATOR_ESTOP: EStop,
+        }  # fmt: skip
         for name in names:
             self.create_service(kinds[name], name, lambda request, response, n=name: self._answer(n, request, response))
 

@@ -48,7 +48,7 @@ class Hands:
         self._ours, self._theirs = pty.openpty()
         self.screen = Screen()
         self._line = StatusLine(self.screen)
-        self._keyboard, self._client = Keyboard(self._theirs), OperatorClient("/")
+        self._keyboard, self.client = Keyboard(self._theirs), OperatorClient("/")
 
     def type(self, keys: bytes) -> None:
         os.write(self._ours, keys)
@@ -57,8 +57,8 @@ class Hands:
         """Go on attending until it is so."""
 
         def look() -> object:
-            self._client.attend(self._keyboard, self._line.say)
-            self._line.show(self._client.watch.summary())
+            self.client.attend(self._keyboard, self._line.say)
+            self._line.show(self.client.watch.summary())
             return condition()
 
         wait_until(look, what)
@@ -67,7 +67,7 @@ class Hands:
         self.until(lambda: text in self.screen.getvalue(), text)
 
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
         self._keyboard.close()
         for fd in (self._ours, self._theirs):
             os.close(fd)
@@ -223,6 +223,28 @@ def test_an_estop_reaches_the_robot_node_when_the_operator_node_is_gone():
             with pytest.raises(PLDError, match=r"No operator node answers in namespace '/'.*pld launch"):
                 client.call("start")
         assert [request.stop for request in graph.others.asked_of(topics.ROBOT_ESTOP)] == [True]
+    finally:
+        graph.close()
+
+
+def estops_found(client: OperatorClient) -> bool:
+    return all(each.service_is_ready() for each in client._estops.values())
+
+
+def test_an_estop_reaches_the_robot_node_when_the_operator_node_hangs():
+    graph = Graph(SERVED, frozen=(topics.OPERATOR_ESTOP,), operator=False)
+    try:
+        with contextlib.closing(OperatorClient("/")) as client:
+            wait_until(lambda: estops_found(client), "the operator node is discovered")
+            done, message = client.call("estop")
+        assert done
+        assert message.startswith("The operator node does not answer; the robot node says")
+        assert [request.stop for request in graph.others.asked_of(topics.ROBOT_ESTOP)] == [True]
+        with contextlib.closing(Hands()) as hands:
+            hands.until(lambda: estops_found(hands.client), "the operator node is discovered")
+            hands.type(b"\x1b")
+            hands.reads("estop (robot node):")
+        assert len(graph.others.asked_of(topics.ROBOT_ESTOP)) == 2
     finally:
         graph.close()
 

@@ -25,11 +25,13 @@ from pld_ros.operating.graph_watch import GraphWatch
 
 ANSWER_S = 5.0  # longer than the operator node itself waits for the others
 FIND_S = 3.0  # how long a node may take to be discovered
-STOP_FIND_S = 1.0  # an e-stop does not wait as long before it goes to the robot node itself
+STOP_FIND_S = 1.0  # that an e-stop waits for a second answer, or for anybody to be discovered
+STOP_POLL_S = 0.02
 DRIVE_PERIOD_S = 0.05
 _TRIGGERS: Mapping[str, str] = {
     "start": topics.OPERATOR_START, "success": topics.OPERATOR_SUCCESS, "fail": topics.OPERATOR_FAIL,
 }  # fmt: skip
+OPERATOR, ROBOT = "operator node", "robot node"
 COMMANDS = (*_TRIGGERS, "pause", "resume", "reset", "estop", "release")
 
 
@@ -45,19 +47,22 @@ class OperatorClient(Node):
         self._callers[topics.OPERATOR_PAUSE] = self.create_client(Pause, topics.OPERATOR_PAUSE)
         self._callers[topics.OPERATOR_RESET] = self.create_client(Reset, topics.OPERATOR_RESET)
         self._callers[topics.OPERATOR_ESTOP] = self.create_client(EStop, topics.OPERATOR_ESTOP)
-        self._robot_estop = self.create_client(EStop, topics.ROBOT_ESTOP)
+        self._estops = {
+            OPERATOR: self._callers[topics.OPERATOR_ESTOP],
+            ROBOT: self.create_client(EStop, topics.ROBOT_ESTOP),
+        }
         self._drives = self.create_publisher(DeltaCommand, topics.OPERATOR_DRIVE, topics.command(None))
         self._pending: dict[Future[Any], tuple[str, float]] = {}
         self._driving, self._drove_at = False, float("-inf")
         self.watch = GraphWatch(self)
 
     def call(self, command: str, seed: int = 0) -> tuple[bool, str]:
-        """Say one thing and wait for the answer. Raises PLDError if the operator node is not there."""
+        """Say one thing and wait for the answer. Raises PLDError if the operator node is not there; an e-stop goes
+        to the robot node as well, since an operator node that hangs or has just died still seems to be there."""
+        if command == "estop":
+            return self._estop()
         client, request = self._request(command, seed)
-        if not self._wait_for(client, STOP_FIND_S if command == "estop" else FIND_S):
-            if command == "estop" and self._wait_for(self._robot_estop, STOP_FIND_S):
-                done, message = self._finish(self._robot_estop, EStop.Request(stop=True))
-                return done, f"The operator node is not running; the robot node says: {message}."
+        if not client.wait_for_service(timeout_sec=FIND_S):
             raise PLDError(self.nobody())
         return self._finish(client, request)
 
@@ -100,12 +105,14 @@ class OperatorClient(Node):
         if event is OperatorEvent.PAUSE and state is not None and state.paused:
             command = "resume"
         client, request = self._request(command)
-        if event is OperatorEvent.ESTOP and not client.service_is_ready():
-            client = self._robot_estop
-        if not client.service_is_ready():
+        clients = {"": client}
+        if event is OperatorEvent.ESTOP:
+            clients = {"" if name == OPERATOR else f" ({name})": each for name, each in self._estops.items()}
+        ready = {who: each for who, each in clients.items() if each.service_is_ready()}
+        if not ready:
             say(f"{command}: {self.nobody()}")
-            return
-        self._pending[client.call_async(request)] = (command, time.monotonic() + ANSWER_S)
+        for who, each in ready.items():
+            self._pending[each.call_async(request)] = (f"{command}{who}", time.monotonic() + ANSWER_S)
 
     def _request(self, command: str, seed: int = 0) -> tuple[Client, Any]:
         if command in _TRIGGERS:
@@ -116,8 +123,32 @@ class OperatorClient(Node):
             return self._callers[topics.OPERATOR_RESET], Reset.Request(seed=seed)
         return self._callers[topics.OPERATOR_ESTOP], EStop.Request(stop=command == "estop")
 
-    def _wait_for(self, client: Client, timeout_s: float) -> bool:
-        return client.wait_for_service(timeout_sec=timeout_s)
+    def _estop(self) -> tuple[bool, str]:
+        """Ask operator node and robot node at the same time; either may confirm."""
+        asked: dict[str, Future[Any]] = {}
+        began = time.monotonic()
+        while not self._is_decided(asked, time.monotonic() - began):
+            for name, client in self._estops.items():
+                if name not in asked and client.service_is_ready():
+                    asked[name] = client.call_async(EStop.Request(stop=True))
+            self._executor.spin_once(timeout_sec=STOP_POLL_S)
+        if not asked:
+            raise PLDError(self.nobody())
+        answers = {name: _answer(future) for name, future in asked.items()}
+        if OPERATOR in answers and (answers[OPERATOR][0] or ROBOT not in answers):
+            return answers[OPERATOR]
+        done, message = answers[ROBOT]
+        silent = OPERATOR in asked and not asked[OPERATOR].done()
+        why = "does not answer" if silent else "cannot confirm it" if OPERATOR in asked else "is not running"
+        return done, f"The operator node {why}; the robot node says: {message}."
+
+    def _is_decided(self, asked: Mapping[str, Future[Any]], waited_s: float) -> bool:
+        """All have answered; or, after a while, one has confirmed or nobody is left to wait for."""
+        answered = [future for future in asked.values() if future.done()]
+        if len(answered) == len(self._estops) or waited_s > ANSWER_S:
+            return True
+        confirmed = any(_answer(future)[0] for future in answered)
+        return waited_s > STOP_FIND_S and (confirmed or len(answered) == len(asked))
 
     def _finish(self, client: Client, request: Any) -> tuple[bool, str]:
         future = client.call_async(request)
@@ -127,7 +158,7 @@ class OperatorClient(Node):
 
 def _answer(future: Future[Any]) -> tuple[bool, str]:
     if not future.done():
-        return False, f"No answer within {ANSWER_S:g} s; is the operator node stuck?"
+        return False, f"No answer within {ANSWER_S:g} s; is the node stuck?"
     response: Any = future.result()
     done = response.success if isinstance(response, Trigger.Response) else response.ok
     return done, response.message
