@@ -32,7 +32,7 @@ _SINGULAR = {
 }
 _EXTRAS = {
     "rclpy": "ros",
-    "rosbags": "ros",
+    "rosbags": "bags",
     "franky": "franka",
     "i2rt": "yam",
     "mink": "yam",
