@@ -8,24 +8,29 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pld_core.cli.main import main
+from pld_core.config import load_config, to_dict
 from pld_core.errors import ConfigError, PLDError, UnknownNameError
 from pld_ros.graph import LAUNCHES, training_flags
 from pld_ros.launching.arguments import GraphArguments, argument_fields, arguments_from, parse_arguments
 from pld_ros.launching.launcher import graph_of
 from pld_ros.launching.process import Graph, Process
+from pld_ros.launching.supervisor import KILLED_S, Supervisor
+from pld_ros.runner.own_graph import STOP_S, launch_arguments
 
 NODES = ["robot", "camera", "vla_server", "reward", "replay_logger", "operator", "monitor", "controller"]
+WITH_LEARNER = [*NODES[:-1], "learner", "controller"]
 
 
 def names(graph: Graph) -> list[str]:
     return [process.name for process in graph.processes]
 
 
-def test_the_simulated_station_has_every_node_and_the_learner_last(tmp_path: Path) -> None:
+def test_the_simulated_station_has_every_node_and_the_learner(tmp_path: Path) -> None:
     graph = graph_of(["sim_train", "learn.steps:=300", "seed:=3", "wandb:=false", f"run_dir:={tmp_path / 'r'}"])
-    assert names(graph) == [*NODES, "learner"]
+    assert names(graph) == WITH_LEARNER
     assert graph.main == "learner"
     command = graph.process("learner").argv()
     flags = dict(itertools.pairwise(command))
@@ -54,8 +59,44 @@ def test_a_real_arm_has_a_process_for_each_camera_and_waits_for_its_operator() -
     assert graph.process("camera_wrist").parameters["cameras"] == ("wrist",)
     assert graph.process("controller").parameters["wait_for_operator"]
     twin = graph_of(["franka_train", "sim:=true"])
-    assert names(twin) == [*NODES, "learner"]
+    assert names(twin) == WITH_LEARNER
     assert twin.process("robot").parameters["robot"] == "fr3_sim"
+
+
+def test_the_arm_stands_still_before_the_learner_takes_its_time(tmp_path: Path) -> None:
+    supervisor = Supervisor(graph_of(["sim_train", f"run_dir:={tmp_path}"]))
+    first, second, *rest, last = [[child.name for child in group] for group in supervisor._stop_groups()]
+    assert (first, second, last) == (["controller"], ["learner"], ["robot"])
+    assert [sorted(group) for group in rest] == [sorted(set(NODES) - {"controller", "robot"})]
+
+
+def finished_run(folder: Path, **settings: object) -> Path:
+    folder.mkdir()
+    config = load_config("peg_insertion", settings)
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    return folder
+
+
+def test_evaluation_judges_as_the_run_was_judged(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", reward="classifier:some.ckpt")
+    graph = graph_of(["eval", f"run:={run}"])
+    assert graph.process("reward").parameters["reward"] == "classifier:some.ckpt"
+    assert "--task" not in graph.process("evaluation").command
+    asked = graph_of(["eval", f"run:={run}", "reward:=binary", "task:=cube_pickup"])
+    assert asked.process("reward").parameters["reward"] == "binary"
+    flags = dict(itertools.pairwise(asked.process("evaluation").command))
+    assert flags["--task"] == asked.process("robot").parameters["task"] == "cube_pickup"
+    assert graph_of(["sim_train"]).process("reward").parameters["reward"] == "binary"
+
+
+def test_the_nodes_of_a_run_are_told_its_settings_and_have_time_to_stop(tmp_path: Path) -> None:
+    config = load_config("peg_insertion", {"ros.ready_timeout_s": 7.0, "reward": "classifier:some.ckpt"})
+    graph = graph_of(["sim_train", *launch_arguments(config, tmp_path, "compact")])
+    assert graph.process("controller").parameters["ready_timeout_s"] == 7.0
+    assert graph.process("reward").parameters["reward"] == "classifier:some.ckpt"
+    groups = Supervisor(graph)._stop_groups()
+    worst_s = sum(2 * max(child.process.patience_s for child in group) + KILLED_S for group in groups)
+    assert worst_s < STOP_S
 
 
 def test_lockstep_has_simulated_time_and_no_real_time_priority() -> None:
@@ -106,6 +147,12 @@ def test_a_recording_is_played_for_the_monitor(tmp_path: Path) -> None:
         (["sim_train", "domain:=102"], "between 0 and 101"),
         (["franka_train", "realtime:=false"], "Add sim:=true"),
         (["yam_train", "task:=peg_insertion"], "made for robot 'fr3_sim'"),
+        (["sim_train", "name:=x"], "run_dir:="),
+        (["sim_train", "runs_dir:=x"], "run_dir:="),
+        (["sim_train", "runner:=local"], "leave it out"),
+        (["sim_train", "ros.attach:=false"], "learner:=false"),
+        (["sim_train", "ros.records_address:=tcp://127.0.0.1:1"], "Give records_address:="),
+        (["sim_train", "ros.weights_address:=tcp://127.0.0.1:1"], "Give weights_address:="),
         (["eval"], "run:="),
         (["replay"], "bag:="),
     ],

@@ -25,6 +25,7 @@ LEARNER_NICE = 10  # it gives way to whatever keeps the arm's rhythm
 CHECKPOINT_S = 20.0  # that it may take to save what it has learnt when it is told to stop
 STOP_ALONE = ("controller", "robot")  # the one before all other nodes, the other after them
 DEFAULT_TASK = "peg_insertion"
+DEFAULT_REWARD = "binary"
 LABEL_WINDOW_S = 5.0  # in which an operator at a real arm may still overrule the reward
 
 
@@ -61,9 +62,12 @@ def eval_graph(name: str, arguments: GraphArguments) -> Graph:
     trained = read_config(Path(arguments.run).resolve())
     station = station_of(arguments, trained.task, trained.robot)
     run_dir = Path(arguments.run_dir or Path(arguments.run).resolve()).absolute()
+    arguments = dataclasses.replace(arguments, reward=arguments.reward or trained.reward)
     robot = ("--robot", station.robot) if station.robot != trained.robot else ()
+    task = ("--task", station.task) if arguments.task else ()
     command = (
-        *_pld("eval"), "--run", arguments.run, *robot, *_link_flags(arguments), *training_flags(arguments.training),
+        *_pld("eval"), "--run", arguments.run, *task, *robot, *_link_flags(arguments),
+        *training_flags(arguments.training),
     )  # fmt: skip
     return _station_graph(name, arguments, station, run_dir, Process("evaluation", command=command, **_AS_LEARNER))
 
@@ -113,15 +117,20 @@ def training_flags(training: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def _station_graph(name: str, arguments: GraphArguments, station: Station, run_dir: Path, last: Process) -> Graph:
-    """All nodes of a station, the arm first, and ``last``, whose end ends the graph."""
-    nodes = [
+def _station_graph(name: str, arguments: GraphArguments, station: Station, run_dir: Path, learner: Process) -> Graph:
+    """All nodes of a station and ``learner``, whose end ends the graph.
+
+    They are stopped in the opposite order: the controller, which ends the episode and with it the arm's motion,
+    the learner, which may take a while, all others at once, and the arm.
+    """
+    *nodes, controller = [
         dataclasses.replace(node, stops_with_others=node.name not in STOP_ALONE)
         for node in _nodes(arguments, station, _common(arguments, station, run_dir))
     ]
-    mains = (last,) if arguments.learner else ()
-    main = last.name if arguments.learner else ""
-    return Graph(name, (*nodes, *_rviz(arguments), *mains), run_dir, arguments.domain_id, main=main)
+    mains = (learner,) if arguments.learner else ()
+    main = learner.name if arguments.learner else ""
+    processes = (*nodes, *_rviz(arguments), *mains, controller)
+    return Graph(name, processes, run_dir, arguments.domain_id, main=main)
 
 
 def _nodes(arguments: GraphArguments, station: Station, common: Mapping[str, Parameter]) -> list[Process]:
@@ -138,11 +147,11 @@ def _nodes(arguments: GraphArguments, station: Station, common: Mapping[str, Par
         "real_time": arguments.priority and arguments.realtime,
         "environment": {"PLD_REAL_TIME": str(int(arguments.priority and arguments.realtime))},
     }
-    return [
+    return [  # the controller last
         _node("robot", common, **rhythm),
         *_cameras(station, common, rhythm),
         _node("vla_server", {**common, "policy": arguments.policy, "prefetch": arguments.prefetch}, **rhythm),
-        _node("reward", {**common, "reward": arguments.reward}, **rhythm),
+        _node("reward", {**common, "reward": arguments.reward or DEFAULT_REWARD}, **rhythm),
         _node("replay_logger", logger),
         _node("operator", operator, terminal=arguments.front_end == "keyboard"),
         _node("monitor", common, essential=False),
@@ -212,7 +221,7 @@ def _link_flags(arguments: GraphArguments) -> tuple[str, ...]:
 
 def _policy_flags(arguments: GraphArguments) -> tuple[str, ...]:
     """What the learner must know of policy and reward; of the defaults, nothing."""
-    reward = () if arguments.reward == "binary" else ("--reward", arguments.reward)
+    reward = () if arguments.reward in (None, DEFAULT_REWARD) else ("--reward", arguments.reward)
     kind, _, path = arguments.policy.partition(":")
     if kind == "compact":
         return (*(("--base.checkpoint", path) if path else ()), *reward)

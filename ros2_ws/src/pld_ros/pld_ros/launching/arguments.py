@@ -21,6 +21,17 @@ def _argument(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+# Settings of `pld train` on which nodes and learner must agree, and what to do instead of giving them to one of them.
+DECIDED_HERE: Mapping[str, str] = {
+    "name": "Give run_dir:=.",
+    "runs_dir": "Give run_dir:=.",
+    "runner": "It is always ros; leave it out.",
+    "ros": "Give records_address:=, weights_address:=, realtime:= or ready_timeout_s:=.",
+    "ros.attach": "Leave it out; with learner:=false you start a learner of your own.",
+    **{f"ros.{n}": f"Give {n}:=." for n in ("records_address", "weights_address", "realtime", "ready_timeout_s")},
+}
+
+
 @dataclass(frozen=True)
 class GraphArguments:
     """The arguments of every graph. None is said as ``auto``."""
@@ -37,7 +48,7 @@ class GraphArguments:
     seed: int = _argument(0, "seed of the run")
     realtime: bool = _argument(True, "false: a simulated arm runs in lockstep, as fast as the machine can")
     priority: bool = _argument(True, "real-time priority for what keeps the arm's rhythm, where the system permits it")
-    reward: str = _argument("binary", "binary, or classifier:<path>")
+    reward: str | None = _argument(None, "binary, or classifier:<path>; auto: binary, for eval that of the run")
     policy: str = _argument("compact", "base policy: compact, compact:<checkpoint>, an installed name")
     prefetch: bool = _argument(True, "the VLA server works ahead of the controller's requests")
     wait_for_operator: bool | None = _argument(None, "episodes start by the operator; auto: with a real arm")
@@ -78,7 +89,8 @@ def parse_arguments(given: Sequence[str], defaults: Mapping[str, Any] | None = N
 def arguments_from(pairs: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> GraphArguments:
     """The same from names and texts, as a launch file has them.
 
-    A setting of `pld train` is handed on to it; raises UnknownNameError for any other name.
+    A setting of `pld train` is handed on to it, unless the graph decides it; raises UnknownNameError for any
+    other name.
     """
     names = {f.name for f in argument_fields()}
     train_keys = set(known_keys(TrainConfig))
@@ -87,6 +99,8 @@ def arguments_from(pairs: Mapping[str, str], defaults: Mapping[str, Any] | None 
     for name, text in pairs.items():
         if name in names:
             values[name] = _value(name, text)
+        elif name in DECIDED_HERE:
+            raise ConfigError(f"The graph decides {name} for nodes and learner together. {DECIDED_HERE[name]}")
         elif name in train_keys:
             training[name] = text
         else:

@@ -12,8 +12,11 @@ from typing import Any
 from pld_core.config import TrainConfig
 from pld_core.errors import RobotUnavailableError
 from pld_ros.launching.child import STARTER
+from pld_ros.launching.process import Process
+from pld_ros.launching.supervisor import KILLED_S
 
-STOP_S = 20.0
+STOP_STEPS = 3  # the supervisor ends the controller, the other nodes and the arm one after the other
+STOP_S = STOP_STEPS * (2 * Process.patience_s + KILLED_S) + 6.0  # and its guardian
 
 
 class OwnGraph:
@@ -22,13 +25,8 @@ class OwnGraph:
     def __init__(self, config: TrainConfig, folder: Path, policy: str) -> None:
         self.log = folder / "logs" / "launch.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        arguments = {
-            "learner": False, "robot": config.robot, "task": config.task, "realtime": config.ros.realtime,
-            "run_dir": folder.absolute(), "reward": config.reward, "policy": policy,
-            "records_address": config.ros.records_address, "weights_address": config.ros.weights_address,
-        }  # fmt: skip
         command = [sys.executable, str(STARTER), str(os.getpid()), "0", sys.executable, "-m", "pld_core.cli.main"]
-        command += ["launch", "sim_train", *(f"{name}:={_text(value)}" for name, value in arguments.items())]
+        command += ["launch", "sim_train", *launch_arguments(config, folder, policy)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
@@ -49,6 +47,17 @@ class OwnGraph:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+
+def launch_arguments(config: TrainConfig, folder: Path, policy: str) -> list[str]:
+    """What the nodes must know of a run, as `pld launch` takes it."""
+    arguments = {
+        "learner": False, "robot": config.robot, "task": config.task, "realtime": config.ros.realtime,
+        "run_dir": folder.absolute(), "reward": config.reward, "policy": policy,
+        "records_address": config.ros.records_address, "weights_address": config.ros.weights_address,
+        "ready_timeout_s": config.ros.ready_timeout_s,
+    }  # fmt: skip
+    return [f"{name}:={_text(value)}" for name, value in arguments.items()]
 
 
 def _text(value: Any) -> str:
