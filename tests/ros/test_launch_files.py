@@ -19,6 +19,7 @@ from pld_ros.environment import FASTDDS_PROFILE
 from pld_ros.graph import LAUNCHES
 from pld_ros.launching.arguments import argument_fields
 from pld_ros.launching.launcher import graph_of
+from pld_ros.launching.process import NEVER, Graph, Process
 from pld_ros.launching.robot_description import robot_description
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -48,7 +49,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for each in classes:
             setattr(module, each, type(each, (StandIn,), {}))
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE")
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "ROS_DISTRO"):
+        monkeypatch.delenv(name, raising=False)
     sys.modules.pop("pld_ros.launching.launch_description", None)
     yield
     sys.modules.pop("pld_ros.launching.launch_description", None)
@@ -101,12 +103,21 @@ def test_a_launch_file_starts_the_graph_of_pld_launch(tmp_path: Path) -> None:
         (parameters,) = node["parameters"]
         assert {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()} == process.parameters
         assert node["namespace"] == "/pld"
-        assert node["respawn"]
+        assert node["respawn"] is process.restart.wanted
+        assert node["respawn_delay"] > 0
     (learner,) = of_type(entities, "ExecuteProcess")
     assert learner.kwargs["cmd"] == ["nice", "-n", "10", *graph.process("learner").argv()]
     environment = dict(e.args for e in of_type(entities, "SetEnvironmentVariable"))
     assert environment["FASTDDS_DEFAULT_PROFILES_FILE"] == str(FASTDDS_PROFILE)
     assert environment["ROS_DOMAIN_ID"] == "7"
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_what_is_never_restarted_is_not_respawned(tmp_path: Path) -> None:
+    from pld_ros.launching.launch_description import _supervised
+
+    rviz = Process("rviz", command=("true",), restart=NEVER)
+    assert not _supervised(rviz, Graph("g", (rviz,), tmp_path)).kwargs["respawn"]
 
 
 @pytest.mark.usefixtures("stand_ins")

@@ -71,7 +71,11 @@ def _environment(graph: Graph) -> list[Any]:
 
 
 def _supervised(process: Process, graph: Graph) -> Any:
-    """A node, or another program that runs beside them; launch itself starts it again."""
+    """A node, or another program that runs beside them; launch itself starts it again.
+
+    Launch knows neither back-off nor exit statuses after which that is in vain, such as the 2 of a wrong setting:
+    such a node starts over and over, with this pause and its error in the log, until somebody stops the launch.
+    """
     more: dict[str, Any] = {
         "additional_env": dict(process.environment),
         "respawn": process.restart.wanted,
