@@ -139,6 +139,9 @@ class RewardModel(Protocol):
     A model that judges by what it sees, not by ``step.success``, has an attribute ``sees_for_itself = True``.
     Its episodes end when it says so, or at the time limit: an environment with an attribute
     ``stop_at_success`` is told to run on, so that its knowledge does not show in when an episode ends.
+
+    Optional: ``clear_latch()`` forgets the verdicts so far, of a model whose success stays until ``reset``;
+    ``see_first(observation)`` shows the episode's first observation to a model that is asked only later on.
     """
 
     def reset(self) -> None: ...

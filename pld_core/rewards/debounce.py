@@ -36,6 +36,13 @@ class Debounce:
         return f"{self.needed} of {self.window}"
 
 
+def clear_latch(judge: object) -> None:
+    """Have a reward model forget its verdicts, and nothing else of the episode; one without a latch is left alone."""
+    clear = getattr(judge, "clear_latch", None)
+    if clear is not None:
+        clear()
+
+
 class Latch:
     """The running form of a Debounce, of one episode."""
 

@@ -56,11 +56,7 @@ class HttpReward:
     sees_for_itself = True
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(
-                f"{self.url!r} is no address of a reward server; give one like http://localhost:8000/score."
-            )
+        _check_address(self.url)
         if not 0 <= self.threshold <= 1 or not self.deadline_s > 0 or self.retries < 0:
             raise ConfigError(
                 "A reward server needs 0 <= threshold <= 1, deadline_s > 0 and retries >= 0; got "
@@ -74,6 +70,9 @@ class HttpReward:
     def reset(self) -> None:
         self._latch.reset()
         self._tick = 0
+
+    def clear_latch(self) -> None:
+        self._latch.reset()
 
     def score(self, step: TimeStep) -> tuple[float, bool]:
         self._tick += 1
@@ -142,6 +141,18 @@ class HttpReward:
                 'it must answer {"probability": p} with p between 0 and 1.'
             )
         return probability
+
+
+def _check_address(url: str) -> None:
+    if "@" in url.partition("//")[2].partition("/")[0]:
+        raise ConfigError("The address of a reward server must not hold a user name or password (user:password@).")
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of a port that is no number, or too large for one
+        sound = False
+    if not sound:
+        raise ConfigError(f"{url!r} is no address of a reward server; give one like http://localhost:8000/score.")
 
 
 def http_reward(url: str) -> HttpReward:

@@ -144,6 +144,30 @@ def test_settings_that_cannot_work(wrong):
         HttpReward(**{"url": "http://localhost/", **wrong})
 
 
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("http://host:99999/x", "no address"),
+        ("http://host:eighty/x", "no address"),
+        ("http://[::1/x", "no address"),
+        ("http://me:secret@host/x", "user name"),
+        ("http://me@host:99999/x", "user name"),
+    ],
+)
+def test_addresses_that_cannot_work(url, complaint):
+    with pytest.raises(ConfigError, match=complaint) as refused:
+        HttpReward(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_verdicts_can_be_forgotten_within_an_episode(server):
+    reward = HttpReward(server.url)
+    assert [reward.score(STEP)[1] for _ in range(2)] == [False, True]
+    reward.clear_latch()
+    assert [reward.score(STEP)[1] for _ in range(2)] == [False, True]
+    assert server.asked[-1]["tick"] == 4
+
+
 @pytest.mark.parametrize("name", ["http://localhost:8/x", "http:http://localhost:8/x"])
 def test_is_found_by_its_address(name):
     made = bring.reward_factory(name)()

@@ -79,6 +79,18 @@ class SuccessClassifier:
         self._latch.reset()
         self._start: jax.Array | None = None  # of the first picture that it is shown from now on
 
+    def clear_latch(self) -> None:
+        """Forget the verdicts so far, but not the episode's first picture."""
+        self._latch.reset()
+
+    def see_first(self, observation: Observation) -> None:
+        """Take this as the episode's first picture, where estimates are asked for only later on."""
+        self._checked(observation)
+        self._start = first_look(self.shape, self.params, self.stats, self._pictures(observation))
+
+    def _pictures(self, observation: Observation) -> dict[str, np.ndarray]:
+        return {name: observation.images[name][None] for name, _, _ in self.shape.cameras}
+
     def score(self, step: TimeStep) -> tuple[float, bool]:
         success = self.estimate(step.observation).success
         return float(success), success
@@ -86,7 +98,7 @@ class SuccessClassifier:
     def estimate(self, observation: Observation) -> SuccessEstimate:
         """The verdict on this tick's observation, which the next ones build on."""
         proprio = self._checked(observation)
-        images = {name: observation.images[name][None] for name, _, _ in self.shape.cameras}
+        images = self._pictures(observation)
         network = (self.shape, self.params, self.stats)
         if self._start is None:
             self._start = first_look(*network, images)
