@@ -21,9 +21,9 @@ from typing import Any
 
 from pld_core.errors import ConfigError
 from pld_core.interfaces import RewardModel
-from pld_core.rewards.debounce import Debounce, Latch
+from pld_core.rewards.debounce import Debounce, Latch, clear_latch
 from pld_core.rewards.predicate import Predicate
-from pld_core.types import TimeStep
+from pld_core.types import Observation, TimeStep
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,22 @@ class StagedReward:
     def reset(self) -> None:
         self.index, self._ticks = 0, 0
         self._paid = [False] * len(self.stages)
+        self._first: Observation | None = None
         for stage in self.stages:
             stage.judge.reset()
+
+    def clear_latch(self) -> None:
+        """Forget the verdicts of the stage that is judged now; what was reached stays reached."""
+        clear_latch(self.stage.judge)
 
     def score(self, step: TimeStep) -> tuple[float, bool]:
         """At most one stage advances per tick, so that each is judged on a look of its own."""
         last = len(self.stages) - 1
         if self.index > last:  # done, and it stays done until reset
             return self._worth(last), True
+        if self._first is None:
+            self._first = step.observation
+            self._show_first()
         stage = self.stage
         self._ticks += 1
         if stage.judge.score(step)[1]:
@@ -89,6 +97,19 @@ class StagedReward:
         self.index, self._ticks = 0, 0
         for stage in self.stages:
             stage.judge.reset()
+        self._show_first()
+
+    def _show_first(self) -> None:
+        """The episode's first observation to all judges: those of later stages are asked long after it."""
+        assert self._first is not None
+        for stage in self.stages:
+            _show(stage.judge, self._first)
+
+
+def _show(judge: RewardModel, first: Observation) -> None:
+    see_first = getattr(judge, "see_first", None)
+    if see_first is not None:
+        see_first(first)
 
 
 class PredicateReward:
@@ -103,13 +124,19 @@ class PredicateReward:
     def reset(self) -> None:
         self._latch.reset()
 
+    def clear_latch(self) -> None:
+        self._latch.reset()
+
     def score(self, step: TimeStep) -> tuple[float, bool]:
         success = self._latch.see(self._predicate.holds(step.observation.proprio))
         return float(success), success
 
 
 class BothReward:
-    """Success where one judge and a condition on the proprioception agree at this tick."""
+    """Success where one judge and a condition on the proprioception agree at this tick.
+
+    A judge that latches begins to count anew after every tick at which the condition did not hold.
+    """
 
     sees_for_itself = True
 
@@ -119,9 +146,17 @@ class BothReward:
     def reset(self) -> None:
         self._judge.reset()
 
+    def clear_latch(self) -> None:
+        clear_latch(self._judge)
+
+    def see_first(self, observation: Observation) -> None:
+        _show(self._judge, observation)
+
     def score(self, step: TimeStep) -> tuple[float, bool]:
-        success = self._judge.score(step)[1] and self._predicate.holds(step.observation.proprio)
-        return float(success), success
+        judged, holds = self._judge.score(step)[1], self._predicate.holds(step.observation.proprio)
+        if not holds:
+            clear_latch(self._judge)
+        return float(judged and holds), judged and holds
 
 
 # -- YAML --------------------------------------------------------------------------------------------

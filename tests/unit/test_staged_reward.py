@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import toy_classifier
 
 from pld_core import bring
 from pld_core.errors import ConfigError, UnknownNameError
+from pld_core.rewards.classifier import SuccessClassifier
+from pld_core.rewards.classifier.network import init_network
 from pld_core.rewards.predicate import Predicate
-from pld_core.rewards.staged import PredicateReward, Stage, StagedReward, staged
+from pld_core.rewards.staged import BothReward, PredicateReward, Stage, StagedReward, staged
 from pld_core.types import Observation, TimeStep
 from pld_sim.tabletop import make_environments
 
@@ -91,6 +95,35 @@ def test_yaml_with_predicates_and_a_classifier(tmp_path):
     assert [reward.score(s)[1] for s in (bright, far, bright, bright)] == [False] * 4
     assert reward.stage.name == "lit"  # type: ignore[attr-defined]
     assert [reward.score(s)[1] for s in (bright, bright)] == [False, True]
+
+
+def test_both_must_agree_at_the_same_tick():
+    """What was seen while the condition did not hold is no success later on."""
+    reward = BothReward(toy_classifier.classifier(), Predicate.parse("x_m < 0.1", toy_classifier.NAMES))
+    far, near, dark = (5.0, 0.0), (0.0, 0.0), toy_classifier.step(False)
+    for _ in range(3):
+        assert not reward.score(toy_classifier.step(True, far))[1]
+    assert not reward.score(dark)[1]
+    assert [reward.score(toy_classifier.step(True, near))[1] for _ in range(2)] == [False, True]
+
+
+def test_a_later_stage_knows_the_picture_that_the_episode_began_with():
+    def network(threshold: float = 2.0) -> SuccessClassifier:
+        """It compares with the first picture, and never says success."""
+        ready, shape = toy_classifier.classifier(), dataclasses.replace(toy_classifier.SHAPE, hidden=(32,))
+        decision = dataclasses.replace(ready.decision, threshold=threshold)
+        return SuccessClassifier(shape, *init_network(shape, 0), decision, ready.drift)
+
+    judge, reference, names = network(), network(), toy_classifier.NAMES
+    near = PredicateReward(Predicate.parse("x_m < 0.1", names))
+    lit = BothReward(judge, Predicate.parse("x_m < 0.1", names))
+    reward = StagedReward([Stage("near", near), Stage("lit", lit, timeout_ticks=2)])
+    began, bright = toy_classifier.step(False, (5.0, 0.0)), toy_classifier.step(True)
+    reference.estimate(began.observation)
+    for step in (began, bright, bright, bright, bright, bright):  # the stage times out in between
+        reward.score(step)
+        np.testing.assert_array_equal(judge._start, reference._start)  # type: ignore[arg-type]
+    assert reward.stage.name == "lit"
 
 
 @pytest.mark.parametrize(
