@@ -76,21 +76,35 @@ def collect_labelled(
 ) -> None:
     """Append labelled episodes of the mixture ``SOURCES`` until attempt ``episodes``; a rerun goes on where it stopped.
 
-    Attempt k is the same episode whenever it is made.
+    Attempt k is the same episode whenever it is made. Raises ConfigError for a store that another policy or task
+    began.
     """
     if not (hasattr(environments[0], "stop_at_success") and hasattr(environments[0], "oracle")):
         raise ConfigError(
             f"{type(environments[0]).__name__} is no simulator that runs on after a success (stop_at_success) and has "
             "an oracle. Record labelled episodes and give their folder with --data."
         )
+    made_by = {"task": environments[0].task, "policy": policy.version}
+    _refuse_another(store, made_by)
     runner = LocalRunner(environments, policy, Onlooker)
     done = 1 + max((int(m["attempt"]) for m in store.metadata()), default=-1)
     while done < episodes:
         attempts = range(done, min(done + ROUND, episodes))
         for attempt, episode in zip(attempts, _round(runner, run_seed, attempts), strict=True):
-            store.append(episode, attempt=attempt, source=source_of(attempt), succeeds=bool(episode.reward.any()))
+            succeeds = bool(episode.reward.any())
+            store.append(episode, attempt=attempt, source=source_of(attempt), succeeds=succeeds, **made_by)
         done = attempts.stop
         on_progress(done, {"with_success": float(np.mean([m["succeeds"] for m in store.metadata()]))})
+
+
+def _refuse_another(store: EpisodeStore, made_by: Mapping[str, str]) -> None:
+    """Stores that say less of their making are taken as they are."""
+    for metadata in store.metadata():
+        for what, value in made_by.items():
+            if metadata.get(what, value) != value:
+                raise ConfigError(
+                    f"{store.folder} holds episodes of {what} {metadata[what]}, not {value}. Give another --out."
+                )
 
 
 def source_of(attempt: int) -> str:

@@ -147,6 +147,7 @@ def _train(
         params, stats = train_classifier(
             params, stats, shape, frames, training, config.folder / "training",
             progress=lambda step, loss: shown.update(step, loss=loss),
+            origin=f"base {policy.version}" if config.encoder == "base" and policy else config.encoder,
         )  # fmt: skip
     return shape, params, stats
 

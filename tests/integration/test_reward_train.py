@@ -14,12 +14,16 @@ import toy_run
 from pld_core import bring
 from pld_core.cli import main as cli
 from pld_core.data.episode_store import EpisodeStore
+from pld_core.errors import ConfigError
 from pld_core.rewards.predicate import Predicate
 from pld_core.rewards.staged import PredicateReward
 from pld_core.stages.reward_data import SOURCES, Onlooker, collect_labelled
 from pld_core.stages.runner import LocalRunner
 from pld_core.types import EpisodeSpec, Observation, TimeStep
+from pld_core.vla.callable_policy import CallablePolicy
 from pld_sim.point_reach import PointReach, biased_base, point_reach
+
+MADE_ONCE = ("episodes/*.npz", "training/*.state")
 
 
 @pytest.fixture
@@ -50,12 +54,15 @@ def test_reward_train_makes_a_reward_and_a_report(task, capsys):
     step = PointReach(camera=True).reset(0)
     assert isinstance(reward.score(step)[0], float)
 
-    files = {path.name: path.stat().st_mtime_ns for path in Path("out/episodes").glob("*.npz")}
+    made = {path: path.stat().st_mtime_ns for pattern in MADE_ONCE for path in Path("out").glob(pattern)}
+    assert [len(list(Path("out").glob(pattern))) for pattern in MADE_ONCE] == [66, 2]
     assert cli.main(command) == 0  # again: nothing is collected or trained a second time
-    assert {path.name: path.stat().st_mtime_ns for path in Path("out/episodes").glob("*.npz")} == files
+    assert {path: path.stat().st_mtime_ns for path in made} == made
     again = json.loads(Path("out/metrics.json").read_text())
     assert again["held_out"] == metrics["held_out"]
-    assert len(files) == 66
+
+    assert cli.main([*command, "--tint", "0.3"]) == cli.EXIT_ERROR, "the weights in there were trained otherwise"
+    assert "another training run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -92,6 +99,18 @@ def test_collecting_goes_on_where_it_stopped(tmp_path):
     assert sum(e.reward.sum() > 1 for e in whole) > 3  # success is seen for more than one frame
     near = [e for e, m in zip(whole, whole.metadata()) if m["source"] == "near miss"]
     assert near
+
+
+def test_no_store_has_episodes_of_two_policies_or_tasks(tmp_path):
+    store = collected(tmp_path, 2)
+    other = CallablePolicy(_towards, version="other")
+    with pytest.raises(ConfigError, match=r"policy .*, not other"):
+        collect_labelled(point_reach(1, camera=True), other, store, 3, run_seed=1)
+    elsewhere = point_reach(1, camera=True)
+    elsewhere[0].task = "another"
+    with pytest.raises(ConfigError, match="task point_reach, not another"):
+        collect_labelled(elsewhere, bring.base_policy(biased_base), store, 3, run_seed=1)
+    assert len(EpisodeStore(tmp_path)) == 2
 
 
 def test_onlooker_labels_every_frame_and_ends_later():

@@ -21,7 +21,7 @@ from pld_core.rewards.classifier.calibration import Calibration, calibrate, cali
 from pld_core.rewards.classifier.dataset import labels, read_frames, split
 from pld_core.rewards.classifier.measures import Scored, measure, roc
 from pld_core.rewards.classifier.network import NetworkShape, init_network, judge_many, take_eyes
-from pld_core.rewards.classifier.training import ClassifierTraining, _Pools
+from pld_core.rewards.classifier.training import ClassifierTraining, _fingerprint, _Pools
 from pld_core.rewards.debounce import Debounce, Latch
 from pld_core.rewards.predicate import Predicate
 from pld_core.types import Episode, EpisodeSpec, Observation, ObservationSpec
@@ -231,6 +231,40 @@ def test_split_keeps_episodes_whole_and_apart():
         split(toy_classifier.frames(4), 0)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_split_keeps_episodes_of_one_scene_together(seed):
+    scenes = tuple(f"scene {k // 2}" for k in range(80))
+    parts = split(dataclasses.replace(toy_classifier.frames(80), scenes=scenes), seed)
+    held = [set(part.scenes) for part in parts]
+    assert sum(map(len, held)) == len(set.union(*held)) == 40
+    assert sum(len(part.names) for part in parts) == 80
+
+
+def test_the_same_scene_in_two_folders_is_one_scene(tmp_path):
+    for name in ("a", "b"):
+        EpisodeStore(tmp_path / name).append(episode([0, 1], seed=3))
+    assert len(set(read_frames([tmp_path / "a", tmp_path / "b"]).scenes)) == 1
+    with pytest.raises(ConfigError, match="more than once"):
+        read_frames([tmp_path / "a", tmp_path / "b" / ".." / "a"])
+
+
+def test_a_training_goes_on_only_with_what_it_began_with():
+    data, config = toy_classifier.frames(4), ClassifierTraining()
+    relabelled = dataclasses.replace(data, success=~data.success)
+    renamed = dataclasses.replace(data, names=tuple(f"{name}, again" for name in data.names))
+    others = [
+        (data, dataclasses.replace(config, augmentation=Augmentation(shift=1)), "base 1"),
+        (data, dataclasses.replace(config, hard_share=0.5), "base 1"),
+        (data, config, "base 2"),
+        (data, config, "scratch"),
+        (relabelled, config, "base 1"),
+        (renamed, config, "base 1"),
+    ]
+    found = [_fingerprint(toy_classifier.SHAPE, *each) for each in [(data, config, "base 1"), *others]]
+    assert len(set(found)) == len(found)
+    assert _fingerprint(toy_classifier.SHAPE, toy_classifier.frames(4), ClassifierTraining(), "base 1") == found[0]
+
+
 def test_mining_takes_the_negatives_that_score_highest():
     data = toy_classifier.frames(4)
     pools = _Pools(data)
@@ -292,6 +326,16 @@ def test_remembers_the_first_picture_until_reset():
 
     assert probability(dark, bright) != probability(bright, bright)
     assert probability(dark, bright) == probability(dark, bright)
+
+
+def test_verdicts_can_be_forgotten_but_not_the_first_picture():
+    reward = toy_classifier.classifier()
+    bright = toy_classifier.step(True).observation
+    assert [reward.estimate(bright).success for _ in range(2)] == [False, True]
+    start = reward._start
+    reward.clear_latch()
+    assert [reward.estimate(bright).success for _ in range(2)] == [False, True]
+    assert reward._start is start
 
 
 def test_judges_an_episode_as_it_was_measured():

@@ -20,7 +20,7 @@ SHARES = (0.7, 0.15, 0.15)  # of the episodes: training, validation, held out
 class Frames:
     """``N`` frames of ``E`` episodes, in order: images ``{camera: uint8 [N, h, w, 3]}``, proprio float32 ``[N, P]``,
     success bool ``[N]``, episode int ``[N]`` (0 to E - 1); names: where each episode comes from, ``E`` texts;
-    sources: what drove it."""
+    sources: what drove it; scenes: what it began with, ``E`` texts (empty: no two began alike)."""
 
     images: Mapping[str, np.ndarray]
     proprio: np.ndarray
@@ -29,6 +29,7 @@ class Frames:
     names: tuple[str, ...]
     sources: tuple[str, ...]
     instruction: str = ""
+    scenes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.success)
@@ -62,6 +63,7 @@ class Frames:
             tuple(self.names[n] for n in numbers),
             tuple(self.sources[n] for n in numbers),
             self.instruction,
+            tuple(self.scenes[n] for n in numbers) if self.scenes else (),
         )
 
 
@@ -81,8 +83,12 @@ def labels(episode: Episode) -> np.ndarray:
 def read_frames(folders: Sequence[Path], cameras: Sequence[str] = ()) -> Frames:
     """All frames of the episodes in some EpisodeStore folders; voided episodes are left out.
 
-    cameras: which to use; empty is all. Raises ConfigError where a folder holds no such images.
+    cameras: which to use; empty is all. Raises ConfigError where a folder holds no such images, or comes twice.
     """
+    resolved = [folder.resolve() for folder in folders]
+    twice = sorted({str(folder) for folder in resolved if resolved.count(folder) > 1})
+    if twice:
+        raise ConfigError(f"{', '.join(twice)} is given more than once; its episodes would judge themselves.")
     episodes: list[Episode] = []
     names, sources = [], []
     for folder in folders:
@@ -103,28 +109,37 @@ def read_frames(folders: Sequence[Path], cameras: Sequence[str] = ()) -> Frames:
 def split(frames: Frames, seed: int) -> tuple[Frames, Frames, Frames]:
     """Training, validation and held-out episodes, drawn within each source and outcome so that all three are alike.
 
-    Raises ConfigError unless each holds episodes with and without success.
+    Episodes of one scene stay together: what is held out must not begin as what was learnt. Raises ConfigError
+    unless each part holds episodes with and without success.
     """
     rng = np.random.default_rng((seed, 0x5B117))
     successful = [bool(frames.success[frames.rows(n)].any()) for n in range(len(frames.names))]
-    kinds = sorted(set(zip(frames.sources, successful)))
+    scenes = _scenes(frames)
+    kinds = [(frames.sources[first], successful[first]) for first, *_ in scenes]
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for kind in kinds:
-        members = [n for n in range(len(frames.names)) if (frames.sources[n], successful[n]) == kind]
-        members = list(rng.permutation(members))
+    for kind in sorted(set(kinds)):
+        members = list(rng.permutation([k for k in range(len(scenes)) if kinds[k] == kind]))
         cuts = np.round(np.cumsum(SHARES) * len(members) + rng.uniform(-0.5, 0.5)).clip(0, len(members)).astype(int)
         cuts[-1] = len(members)
         for part, low, high in zip(parts, (0, *cuts[:-1]), cuts, strict=True):
-            part += [int(n) for n in members[low:high]]
+            part += [n for k in members[low:high] for n in scenes[k]]
     for name, part in zip(("training", "validation", "held-out"), parts, strict=True):
         outcomes = {successful[n] for n in part}
         if outcomes != {True, False}:
             raise ConfigError(
-                f"The {name} episodes ({len(part)} of {len(successful)}) hold "
-                f"{'no success' if True not in outcomes else 'no failure'}; record more episodes of both outcomes."
+                f"The {name} episodes ({len(part)} of {len(successful)}, of {len(scenes)} scenes in all) hold "
+                f"{'no success' if True not in outcomes else 'no failure'}; record more scenes of both outcomes."
             )
     train, validation, held_out = (frames.pick(sorted(part)) for part in parts)
     return train, validation, held_out
+
+
+def _scenes(frames: Frames) -> list[list[int]]:
+    """The episodes' numbers, those of one scene together."""
+    found: dict[str | int, list[int]] = {}
+    for number in range(len(frames.names)):
+        found.setdefault(frames.scenes[number] if frames.scenes else number, []).append(number)
+    return list(found.values())
 
 
 def _only(episode: Episode, cameras: Sequence[str], folder: Path) -> Episode:
@@ -151,4 +166,5 @@ def _gather(episodes: Sequence[Episode], names: Sequence[str], sources: Sequence
         tuple(names),
         tuple(sources),
         episodes[0].instruction,
+        tuple(f"{e.spec.task}, seed {e.spec.seed}" for e in episodes),
     )

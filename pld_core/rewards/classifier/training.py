@@ -6,6 +6,7 @@ and those that the classifier itself, after a first round, holds for successes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,11 +83,13 @@ def train_classifier(
     config: ClassifierTraining,
     state_folder: Path | None = None,
     progress: Progress = lambda step, loss: None,
+    origin: str = "",
 ) -> tuple[Params, dict[str, np.ndarray]]:
     """Trained weights, and the statistics with those of the training frames.
 
     The eyes for first pictures stay as they are: trained, they would learn to tell the episodes apart.
-    state_folder: where each round keeps its state, so that an interrupted training goes on.
+    state_folder: where each round keeps its state, so that an interrupted training goes on; origin: where the
+    given weights come from. Raises CheckpointError where the folder holds the state of another training.
     """
     stats = {**stats, **proprio_stats(frames, shape.proprio_dim)}
     stats, beginnings = _beginnings(params, stats, shape, frames, config)
@@ -102,7 +105,7 @@ def train_classifier(
         trainable = {name: weights for name, weights in params.items() if name != "start_eyes"}
         params = params | fit(
             loss, trainable, stats, _Batches(frames, shape, pools, config, number, beginnings), schedule,
-            fingerprint=f"classifier {shape} {len(frames)} frames, round {number}",
+            fingerprint=f"{_fingerprint(shape, frames, config, origin)}, round {number}",
             state_path=state_folder / f"round{number}.state" if state_folder else None,
             progress=lambda step, value, done=done: progress(done + step, value),
         )  # fmt: skip
@@ -112,6 +115,14 @@ def train_classifier(
                 judge_many(shape, params, stats, frames.images, frames.proprio, frames.first)[0], config.hard_share
             )
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params), stats
+
+
+def _fingerprint(shape: NetworkShape, frames: Frames, config: ClassifierTraining, origin: str) -> str:
+    """All that a saved state depends on and the schedule of a round does not say."""
+    data = hashlib.sha256(repr((frames.names, frames.instruction)).encode())
+    data.update(frames.episode.astype(np.int64).tobytes() + frames.success.astype(bool).tobytes())
+    settings = f"{config.augmentation}, hard share {config.hard_share}"
+    return f"classifier {shape} from {origin}, {settings}, frames {data.hexdigest()}"
 
 
 def proprio_stats(frames: Frames, dim: int) -> dict[str, np.ndarray]:
