@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from pld_msgs.msg import RobotState, SimulatorState, SuccessEstimate
+from pld_msgs.msg import OperatorState, RobotState, SimulatorState, SuccessEstimate
 
 from pld_core import bring
 from pld_core.errors import PLDError
+from pld_core.rewards.debounce import clear_latch
 from pld_core.types import Observation, TimeStep
 from pld_ros import topics
 from pld_ros.convert import nanoseconds, time_msg
@@ -26,6 +27,7 @@ _KEPT = 64
 class RewardNode(PldNode):
     """One estimate per observation, with its stamp. A new scene (a reset of the robot) begins anew.
 
+    While the operator pauses, a model that sees for itself is not asked: pictures of a human at work are no success.
     On a real robot with the reward ``binary`` nothing judges but the operator.
     """
 
@@ -42,9 +44,13 @@ class RewardNode(PldNode):
         self._last = -1
         self._probability = 0.0
         self._drift = False
+        self._paused = False
+        self._was_paused = False  # since the last observation that was judged
         self._answers = self.create_publisher(SuccessEstimate, topics.SUCCESS, topics.STATE)
         self._buffer = subscribe(self, self._wake, self._on_state) if self._sees else None
-        if not self._sees:
+        if self._sees:
+            self.create_subscription(OperatorState, topics.OPERATOR_STATE, self._on_operator, topics.LATCHED)
+        else:
             self.create_subscription(RobotState, topics.ROBOT_STATE, self._on_state, topics.STATE)
         if self.station.is_simulated:
             self.create_subscription(SimulatorState, topics.SIMULATOR_STATE, self._on_word, topics.OBSERVATION)
@@ -63,6 +69,11 @@ class RewardNode(PldNode):
                 self._resets, self._floor = message.resets, nanoseconds(message.header.stamp)
                 self._last = -1
             self._arrived.notify()
+
+    def _on_operator(self, message: OperatorState) -> None:
+        with self._arrived:
+            self._paused = message.paused
+            self._was_paused |= message.paused
 
     def _on_word(self, message: SimulatorState) -> None:
         with self._arrived:
@@ -123,7 +134,9 @@ class RewardNode(PldNode):
             observation, float(own), bool(word and word.terminated), bool(word and word.truncated), own
         )  # fmt: skip
         model: Any = self._model
-        if hasattr(model, "estimate"):
+        if self._is_paused():
+            reward, success = 0.0, False
+        elif hasattr(model, "estimate"):
             judged = model.estimate(observation)
             reward, success = float(judged.success), bool(judged.success)
             answer.probability, answer.drift = float(judged.probability), bool(judged.drift)
@@ -136,6 +149,15 @@ class RewardNode(PldNode):
         answer.terminated = step.terminated and not missed
         answer.truncated = step.truncated or (missed and step.terminated)
         self._probability, self._drift = answer.probability, answer.drift
+
+    def _is_paused(self) -> bool:
+        """After a pause, the model has forgotten what it made of the pictures before."""
+        with self._arrived:
+            paused, resumed = self._paused, self._was_paused and not self._paused
+            self._was_paused = paused
+        if resumed:
+            clear_latch(self._model)
+        return paused
 
     def _observation(self, stamps: dict[str, int]) -> Observation:
         if self._buffer is None:  # only the simulator's word counts
