@@ -51,6 +51,12 @@ def result_of(capsys, *args) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+def test_json_is_json_whatever_was_measured(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(replay, "_episodes", lambda *_, **__: [])
+    monkeypatch.setattr(replay, "_compare", lambda *_: {"max_reward": float("inf"), "ticks": np.int64(3)})
+    assert result_of(capsys, tmp_path, "--twin") == {"max_reward": None, "ticks": 3}
+
+
 def test_the_twin_repeats_a_simulated_recording_exactly(run_dir, capsys, monkeypatch):
     with_camera_off(monkeypatch)
     result = result_of(capsys, run_dir, "--twin")

@@ -14,7 +14,7 @@ from pld_core.data.episode_store import EpisodeStore
 from pld_core.data.replay import ReplayBuffer
 from pld_core.errors import ConfigError, StageError
 from pld_core.runlog import read_config
-from pld_core.storage import write_json
+from pld_core.storage import finite, write_json
 from pld_core.types import Episode
 from pld_ros.recording.assembler import Assembled
 from pld_ros.recording.bag_reader import recorded
@@ -59,7 +59,7 @@ def run(args: Sequence[str]) -> int:
         result = rebuild(found, Path(options["rebuild"]), settings(source, found[0][1].episode.spec.task), images)
     else:
         result = _compare(source, found, options)
-    print(json.dumps(result) if quiet else readable(result))
+    print(json.dumps(finite(result)) if quiet else readable(result))
     return 0
 
 
