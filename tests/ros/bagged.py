@@ -67,7 +67,7 @@ def step_bytes(row: StepRow) -> bytes:
             kind, header=header(stamp(row.sequence)), episode_id=row.episode_id, sequence=row.sequence, tick=row.tick,
             closing=row.closing, sources=list(row.stamps), stamps=[time_of(s) for s in row.stamps.values()], **vectors,
             reward=row.reward, success=row.success, source=row.source, intervention=row.intervention,
-            weights_version=row.weights_version, latency_ms=1.0,
+            weights_version=row.weights_version, latency_ms=1.0, late_ms=0.0, skipped=0,
         ),
         kind,
     )  # fmt: skip

@@ -239,14 +239,15 @@ def test_nodes_that_come_late_are_waited_for(station: Station) -> None:
 
 def test_the_operators_word_counts_until_the_window_closes(station: Station) -> None:
     station.stop("replay_logger")
-    station.start("replay_logger", label_window_s=2.0)
+    station.start("replay_logger", label_window_s=10.0)
     station.ready()
     running = station.running()
     station.ear.ask(Label, topics.LABEL, Label.Request(label=Label.Request.FAILURE))
     assert not station.ended(running).message.success
     late = Label.Request(episode_id=running.episode_id, label=Label.Request.SUCCESS)
     assert not station.ear.ask(Label, topics.LABEL, late).ok, "the controller is done with it"
-    assert station.ear.ask(Label, topics.OPERATOR_LABEL, late).ok
+    # The operator node may take its time to discover the logger that was started anew.
+    station.wait(lambda: station.ear.ask(Label, topics.OPERATOR_LABEL, late).ok, "it is labelled")
     episode = running.data.result(60)
     assert episode.success
     assert episode.reward[-1] == 1.0

@@ -27,7 +27,8 @@ RESET_TIMEOUT_S = 60.0
 ROBOT_AGE_MS = 150.0  # of an arm's state
 OPERATOR_AGE_S = 2.0  # without a word of the operator node nobody could stop the arm
 PAUSE_POLL_S = 0.1
-SETTLE_S = 0.003  # the rhythm starts so long after a first observation, that later ones are there in time
+SETTLE_S = 0.003  # the rhythm starts so long after a first observation, that later ones are there in time ...
+PHASE_S = 0.020  # ... and at most so long after its capture: a simulated arm takes commands by its own periods
 VERDICTS = {Label.Request.SUCCESS: "success", Label.Request.FAILURE: "failure", Label.Request.VOID: "void"}
 
 
@@ -115,6 +116,10 @@ class RosBody:
         self._verdict = ""
 
     @property
+    def operator_silent_s(self) -> float:
+        return time.monotonic() - self._operator_at
+
+    @property
     def paused(self) -> bool:
         return self._operator is not None and self._operator.paused
 
@@ -145,8 +150,16 @@ class RosBody:
         stamps = self.buffer.wait_newer(self._floor, LOCKSTEP_TIMEOUT_S)
         if stamps is None:
             raise ContractError(f"No observation within {LOCKSTEP_TIMEOUT_S:.0f} s of the reset: {self._silent()}.")
-        self.pace.start(time.monotonic() + SETTLE_S)
+        self.pace.start(self._phase(stamps))
         return self._observation(stamps)
+
+    def _phase(self, stamps: dict[str, int]) -> float:
+        """When the first tick was due, in monotonic seconds."""
+        now = time.monotonic()
+        if not self._node.station.is_simulated:
+            return now + SETTLE_S
+        captured = now - (time.time_ns() - max(stamps.values())) / 1e9
+        return min(now + SETTLE_S, captured + PHASE_S)
 
     def observe(self) -> Observation:
         stamps = self._next_in_lockstep() if self._node.simulated_time else self._next_in_rhythm()
@@ -185,9 +198,10 @@ class RosBody:
         if self._held is not None and robot.held > self._held:
             raise RobotError("A command came too late for its period: the arm held instead.")
         self._held = robot.held
-        silent_s = time.monotonic() - self._operator_at
-        if self._operator is not None and silent_s > OPERATOR_AGE_S and not self._node.simulated_time:
-            raise RobotError(f"The operator node has been silent for {silent_s:.1f} s: nobody could stop the arm.")
+        if self._operator is not None and self.operator_silent_s > OPERATOR_AGE_S and not self._node.simulated_time:
+            raise RobotError(
+                f"The operator node has been silent for {self.operator_silent_s:.1f} s: nobody could stop the arm."
+            )
 
     def _refuse_stale(self, stamps: dict[str, int]) -> None:
         """A source may be silent, or speak of the past; both by the clock that no jump can fool and by its stamps."""

@@ -24,7 +24,7 @@ from pld_core.types import Observation, ObservationSpec
 from pld_ros import topics
 from pld_ros.control.chunk_client import ChunkClient
 from pld_ros.control.episode import Outcome, Step, run_episode
-from pld_ros.control.ros_body import LOCKSTEP_TIMEOUT_S, VERDICTS, RosBody
+from pld_ros.control.ros_body import LOCKSTEP_TIMEOUT_S, OPERATOR_AGE_S, VERDICTS, RosBody
 from pld_ros.control.weights_slot import WeightsSlot
 from pld_ros.convert import chunk_of, floats, put_stamps, spec_of, stamps_of, time_msg
 from pld_ros.node import RHYTHM_PRIORITY, HealthWatch, PldNode, run_node
@@ -195,6 +195,8 @@ class Controller(PldNode):
             reason = f"vla_server serves policy {served}, the order is for {order.policy_version}"
         if not reason and not self.weights.take(order.weights_version):
             reason = f"the weights {order.weights_version} have not come from the learner"
+        if not reason and "operator" in self._needed and self.body.operator_silent_s > OPERATOR_AGE_S:
+            reason = "operator has said nothing yet"  # a node that has just begun listens first
         if not reason and self.body.estopped:
             reason = "the operator's emergency stop is pressed"
         if not reason and self.body.paused:

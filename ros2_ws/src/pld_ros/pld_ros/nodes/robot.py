@@ -203,9 +203,9 @@ class RobotNode(ManagedNode):
             reason = "the emergency stop is pressed" if self._stopped else "inactive, or a reset is under way"
             response.ok, response.message = False, reason
             return response
+        response.ok, response.reset = True, self._resets + 1  # read first: the reset may be over at once
         self._resetting = threading.Thread(target=self._run_reset, args=(request.seed,), daemon=True)
         self._resetting.start()
-        response.ok, response.reset = True, self._resets + 1
         return response
 
     def _run_reset(self, seed: int) -> None:

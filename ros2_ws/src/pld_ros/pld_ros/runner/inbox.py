@@ -53,13 +53,13 @@ class Inbox:
                 self._arrived.wait(_POLL_S)
             return self._episodes.pop(episode_id)
 
-    def claim(self, spec: EpisodeSpec, policy_version: str, weights_version: str) -> Assembled | None:
-        """An episode that was carried out for this very order and that nobody took yet."""
+    def claim(self, spec: EpisodeSpec, policy_version: str, weights_version: str, voided: bool) -> Assembled | None:
+        """An episode that was carried out for this very order and that nobody took yet. voided: or spoilt for it."""
         with self._arrived:
             for name, done in self._episodes.items():
                 episode, report = done
                 same = episode.spec == spec and episode.policy_version == policy_version
-                if same and not episode.voided and report.weights_version == weights_version:
+                if same and (voided or not episode.voided) and report.weights_version == weights_version:
                     return self._episodes.pop(name)
         return None
 

@@ -41,6 +41,7 @@ ANSWER_S = 30.0  # for a service, and for an episode's data after its end
 ACCEPT_S = 3.0  # for an order to be accepted; DDS may lose the answer to a client that it has just met
 CONTROLLER_LOST_S = 3.0
 BUSY = "the controller refused the order; see its log"
+UNANSWERED = "the controller did not answer"
 NAMESPACE = "/pld"
 
 
@@ -145,9 +146,10 @@ class RosRunner:
 
     def _episode(self, spec: EpisodeSpec, version: str) -> tuple[Episode, str]:
         """The episode of an order, given again until its data are here."""
-        refused = 0
+        refused, unanswered = 0, False
         while True:
-            done = self._station.inbox.claim(spec, self.policy.version, version)
+            # What came of an order whose answer was lost is its answer, void or not.
+            done = self._station.inbox.claim(spec, self.policy.version, version, voided=unanswered)
             if done is not None:
                 return done.episode, done.report.reason
             self._serve()
@@ -157,6 +159,9 @@ class RosRunner:
                 if done is not None:
                     return done.episode, done.report.reason
                 reason = f"the data of episode {episode_id} did not come within {ANSWER_S:.0f} s; they are in its bag"
+            if reason != BUSY:
+                self._station.node.get_logger().warning(f"the order is given again: {reason}")
+            unanswered |= reason == UNANSWERED
             refused += reason != BUSY  # an episode takes its time
             if refused >= REFUSED_IN_A_ROW:
                 raise RobotUnavailableError(f"The station carried out no order {refused} times in a row: {reason}.")
@@ -209,7 +214,7 @@ class _Connection:
             return "", f"no controller within {self._ready_timeout_s:.0f} s"
         accepted = self._orders.send_goal_async(goal)
         if not self._wait(accepted.done, ACCEPT_S, stopping):
-            return "", "the controller did not answer"
+            return "", UNANSWERED
         handle = accepted.result()
         if handle is None or not handle.accepted:
             # Busy, with the order of a learner that died or with one whose answer got lost.
