@@ -60,7 +60,7 @@ class Controller(PldNode):
         self.body.on_pause, self.body.is_cancelled = self._pause, self._goal_cancelled
         self._health_watch = HealthWatch(self)
         self._connect()
-        self.set_ready()
+        self.set_ready(version=self._boot)  # tells who waits for an episode that its controller began anew
 
     def _usual_company(self) -> list[str]:
         simulated = all(camera.driver == "simulated" for camera in self.station.cameras.values())

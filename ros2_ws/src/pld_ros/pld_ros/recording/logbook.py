@@ -139,7 +139,7 @@ class Logbook:
         for entry in list(self._entries.values()):
             if entry.outcome is not None:
                 self._close(entry, hurry=True)
-            elif self._shelf is not None:
+            elif self._shelf is not None and (entry.rows or entry.running):
                 reason = "the replay logger was stopped in mid-episode"
                 self._shelf.finish(entry.episode_id, interrupted(entry.rows, reason, entry.running))
 

@@ -220,9 +220,9 @@ class _Connection:
             # Busy, with the order of a learner that died or with one whose answer got lost.
             self._wait(lambda: False, 1.0, stopping)
             return "", BUSY
-        result = handle.get_result_async()
+        result, boot = handle.get_result_async(), self._health.version("controller")
         try:
-            there = self._wait(lambda: result.done() or self._lost(), float("inf"), stopping)
+            there = self._wait(lambda: result.done() or self._lost(boot), float("inf"), stopping)
         except CancelledError:
             handle.cancel_goal_async()
             raise
@@ -249,8 +249,10 @@ class _Connection:
             )
         self._wait(lambda: self.served_version() == version, ANSWER_S, stopping)
 
-    def _lost(self) -> bool:
-        return self._health.silent_s("controller") > CONTROLLER_LOST_S
+    def _lost(self, boot: str) -> bool:
+        """Silent, or another than the one that took the order: a restart may be quicker than any silence."""
+        health = self._health
+        return health.silent_s("controller") > CONTROLLER_LOST_S or health.version("controller") != boot
 
     @staticmethod
     def _wait(condition: Any, timeout_s: float, stopping: threading.Event) -> bool:
