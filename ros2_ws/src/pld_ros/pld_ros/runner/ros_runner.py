@@ -251,8 +251,8 @@ class _Connection:
 
     def _lost(self, boot: str) -> bool:
         """Silent, or another than the one that took the order: a restart may be quicker than any silence."""
-        health = self._health
-        return health.silent_s("controller") > CONTROLLER_LOST_S or health.version("controller") != boot
+        another = bool(boot) and self._health.version("controller") != boot
+        return another or self._health.silent_s("controller") > CONTROLLER_LOST_S
 
     @staticmethod
     def _wait(condition: Any, timeout_s: float, stopping: threading.Event) -> bool:
