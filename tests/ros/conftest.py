@@ -12,8 +12,8 @@ import pytest
 from pld_ros import shared_memory
 from pld_ros.environment import prepare_this_process
 
-# Minutes of killing processes; `make faults` runs them. Discovery after a kill does not always settle in time
-# for a test, so they are no part of `make test` yet.
+# Minutes of killing processes; `make faults` runs them. They do not pass every time on a loaded machine, so they
+# are no part of `make test` yet.
 collect_ignore = [] if os.environ.get("PLD_FAULTS") else ["test_faults.py"]
 
 DOMAIN = os.getpid() % 100 + 1
