@@ -101,9 +101,9 @@ class StagedReward:
 
     def _show_first(self) -> None:
         """The episode's first observation to all judges: those of later stages are asked long after it."""
-        assert self._first is not None
-        for stage in self.stages:
-            _show(stage.judge, self._first)
+        if self._first is not None:
+            for stage in self.stages:
+                _show(stage.judge, self._first)
 
 
 def _show(judge: RewardModel, first: Observation) -> None:

@@ -120,17 +120,8 @@ def test_stamps_increase_though_the_system_clock_is_set_back(driver, time, monke
     assert take(driver).stamp_ns == state.stamp_ns + PERIOD_NS
 
 
-@pytest.mark.parametrize("ended", [False, True])
-def test_outside_of_an_episode_the_arm_idles(driver, ended):
-    if ended:
-        actions, _, _ = direct_episode("cube_pickup", 0)
-        begin(driver)
-        for action in actions:
-            send(driver, action)
-            state = take(driver)
-        assert state.terminated
-    else:
-        state = take(driver)
+def test_before_the_first_episode_the_arm_idles(driver):
+    state = take(driver)
     held = driver.held_ticks
     for k in range(1, 4):
         assert np.array_equal(driver.command(GENTLE, 1.0)[:6], np.zeros(6))

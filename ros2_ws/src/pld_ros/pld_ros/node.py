@@ -28,6 +28,7 @@ from pld_ros import topics
 HEALTH_PERIOD_S = 0.2
 HEALTH_LOST_S = 1.0  # a node that was silent for so long counts as gone
 DIAGNOSTICS_PERIOD_S = 1.0
+END_AGAIN_S = 0.5
 DISCOVERY_S = 1.0  # how long a namesake has to show up
 RHYTHM_PRIORITY = 50  # SCHED_FIFO, of what keeps the arm's rhythm
 SENSE_PRIORITY = 40  # of what every tick waits for: cameras, policy, reward
@@ -216,7 +217,7 @@ def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, pri
     environment's PLD_REAL_TIME is 1.
     """
     rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _end)
     if priority and os.environ.get("PLD_REAL_TIME") == "1":
         real_time_priority(priority)
@@ -233,6 +234,7 @@ def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, pri
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         if node is not None:
             with contextlib.suppress(_Ended):
                 node.close()
@@ -245,6 +247,7 @@ class _Ended(BaseException):
 
 
 def _end(number: int, frame: Any) -> None:
+    signal.setitimer(signal.ITIMER_REAL, END_AGAIN_S)  # Python drops what is raised while a destructor runs
     raise _Ended
 
 

@@ -58,11 +58,13 @@ def _one_wish(namespace: str, command: str, seed: int) -> int:
 
 
 def _attend(namespace: str, front_end: FrontEnd, stream: TextIO) -> int:
-    signal.signal(signal.SIGTERM, _leave)  # the terminal must be restored
+    asked: list[int] = []  # to leave; an exception would be lost if it met a destructor
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda given, frame: asked.append(given))
     screen = StatusLine(stream)
     screen.say(f"{KEYS}\nCtrl-C leaves; the graph runs on.")
-    with contextlib.suppress(KeyboardInterrupt), _client(namespace) as client:
-        while True:
+    with _client(namespace) as client:
+        while not asked:
             client.attend(front_end, screen.say)
             screen.show(client.watch.summary())
     screen.end()
@@ -114,10 +116,6 @@ def _client(namespace: str) -> Iterator[Any]:
     finally:
         client.close()
         context.try_shutdown()
-
-
-def _leave(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _number(text: str, flag: str) -> float:
