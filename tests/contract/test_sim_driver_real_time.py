@@ -120,6 +120,19 @@ def test_stamps_increase_though_the_system_clock_is_set_back(driver, time, monke
     assert take(driver).stamp_ns == state.stamp_ns + PERIOD_NS
 
 
+def test_a_success_ends_no_episode_of_the_arm(driver):
+    actions, _, _ = direct_episode("cube_pickup", 0)
+    begin(driver)
+    for action in actions:
+        send(driver, action)
+        state = take(driver)
+    assert state.success
+    assert (state.terminated, state.truncated) == (False, False)
+    send(driver, actions[-1])
+    after = take(driver)
+    assert (after.mode, after.tick) == ("moving", state.tick + 1)
+
+
 def test_before_the_first_episode_the_arm_idles(driver):
     state = take(driver)
     held = driver.held_ticks

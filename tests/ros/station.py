@@ -8,8 +8,6 @@ import signal
 import socket
 import sys
 import time
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,35 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
+from ear import PATIENCE_S, Ear, Heard
 from pld_msgs.action import RunEpisode
 from pld_msgs.msg import EpisodeStatus, PolicyStep, RobotState
 from pld_msgs.srv import Label
-from rclpy.action import ActionClient
-from rclpy.context import Context
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 
 from pld_core.config import load_config
 from pld_core.types import ActionChunk, Episode, EpisodeSpec, Observation
 from pld_ros import topics
-from pld_ros.control.ros_body import call
 from pld_ros.convert import spec_msg
 from pld_ros.environment import ros_environment
 from pld_ros.graph import train_graph
 from pld_ros.launching.arguments import GraphArguments
 from pld_ros.launching.child import Child
-from pld_ros.launching.process import NAMESPACE, Process
-from pld_ros.node import HealthWatch, Spinner
+from pld_ros.launching.process import Process
 from pld_ros.runner.ros_runner import RosRunner
 
-with warnings.catch_warnings():  # of lark, which rclpy imports with the first node
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import rosidl_generator_py  # noqa: F401
-
 TASK = "peg_insertion"
-ANSWER_S = 3.0
-PATIENCE_S = 120.0  # a test that waits longer has failed; only a machine that is very busy comes near it
 NODES = ("controller", "robot", "camera", "vla_server", "reward", "replay_logger", "operator")
 
 
@@ -65,53 +51,6 @@ class Marching:
 def entry(step: PolicyStep) -> int:
     """Which entry of a chunk of ``Marching`` a step executed, from 1; 0: it held."""
     return round(100 * step.base_action[0])
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A message and when it came, in monotonic seconds of this process."""
-
-    at: float
-    message: Any
-
-
-class Ear:
-    """Hears what an episode says of itself, and asks services."""
-
-    def __init__(self) -> None:
-        self._context = Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = Node("ear", namespace=NAMESPACE, context=self._context)
-        self.statuses: list[Heard] = []
-        self.steps: list[Heard] = []
-        self.states: deque[Heard] = deque(maxlen=4000)
-        self.health = HealthWatch(self.node)
-        self._listen(EpisodeStatus, topics.EPISODE, topics.EPISODES, self.statuses)
-        self._listen(PolicyStep, topics.STEP, topics.RECORD, self.steps)
-        self._listen(RobotState, topics.ROBOT_STATE, topics.STATE, self.states)
-        self._clients: dict[str, Any] = {}
-        self.orders = ActionClient(self.node, RunEpisode, topics.RUN_EPISODE)
-        self._spinner = Spinner(self.node)
-
-    def _listen(self, kind: type, topic: str, qos: Any, into: Any) -> None:
-        self.node.create_subscription(kind, topic, lambda m: into.append(Heard(time.monotonic(), m)), qos)
-
-    def ask(self, kind: Any, name: str, request: Any) -> Any:
-        client = self._clients.get(name) or self._clients.setdefault(name, self.node.create_client(kind, name))
-        assert client.wait_for_service(PATIENCE_S), f"nobody serves {name}"
-        for _ in range(10):  # DDS may lose the answer to a client that the server has just met
-            answer = call(client, request, ANSWER_S)
-            if answer is not None:
-                return answer
-        raise AssertionError(f"{name} did not answer")
-
-    def close(self) -> None:
-        self._spinner.close()
-        self.orders.destroy()
-        for client in self._clients.values():
-            self.node.destroy_client(client)
-        self.node.destroy_node()
-        rclpy.try_shutdown(context=self._context)
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,25 @@ def test_a_camera_that_freezes_voids_the_episode(station: Station) -> None:
     assert_goes_on(station)
 
 
+@pytest.mark.parametrize(("name", "why"), [("reward", "The reward node has judged nothing"), ("robot", "too old")])
+def test_a_node_that_dies_voids_the_episode(station: Station, name: str, why: str) -> None:
+    running = station.running()
+    killed_and_void(station, running, name, why)
+    assert_kept(station, running)
+    station.start(name)
+    assert_goes_on(station)
+
+
+def killed_and_void(station: Station, running: Running, name: str, why: str) -> None:
+    killed = station.kill(name)
+    outcome = station.ended(running)
+    measured(f"{name} killed: the episode is void", outcome.at - killed)
+    assert why in outcome.message.reason
+
+
 def test_a_vla_server_that_dies_leaves_its_chunk_and_then_a_hold(station: Station) -> None:
     running = station.running()
-    killed = station.kill("vla_server")
-    outcome = station.ended(running)
-    measured("VLA server killed: the episode is void", outcome.at - killed)
-    assert "The VLA server has been silent" in outcome.message.reason
+    killed_and_void(station, running, "vla_server", "The VLA server has been silent")
     entries = [entry(step) for step in station.steps(running.episode_id)]
     last = len(entries) - 1 - entries[::-1].index(1)  # the last tick that was answered
     rest = entries[last:]
@@ -68,23 +81,9 @@ def test_a_vla_server_that_dies_leaves_its_chunk_and_then_a_hold(station: Statio
     assert_goes_on(station)
 
 
-def test_a_reward_node_that_dies_voids_the_episode(station: Station) -> None:
-    running = station.running()
-    killed = station.kill("reward")
-    outcome = station.ended(running)
-    measured("reward node killed: the episode is void", outcome.at - killed)
-    assert "The reward node has judged nothing" in outcome.message.reason
-    assert_kept(station, running)
-    station.start("reward")
-    assert_goes_on(station)
-
-
 def test_an_operator_node_that_dies_voids_and_a_pause_outlives_it(station: Station) -> None:
     running = station.running()
-    killed = station.kill("operator")
-    outcome = station.ended(running)
-    measured("operator node killed: the episode is void", outcome.at - killed)
-    assert "The operator node has been silent" in outcome.message.reason
+    killed_and_void(station, running, "operator", "The operator node has been silent")
     assert_kept(station, running)
     station.start("operator")
     assert_goes_on(station)
@@ -97,17 +96,6 @@ def test_an_operator_node_that_dies_voids_and_a_pause_outlives_it(station: Stati
     station.wait(lambda: station.ear.states[-1].at > restarted + 1.0, "it has spoken")
     assert all(heard.message.paused for heard in station.states_since(restarted))
     station.ear.ask(Pause, topics.OPERATOR_PAUSE, Pause.Request(paused=False))
-    assert_goes_on(station)
-
-
-def test_a_robot_node_that_dies_voids_the_episode(station: Station) -> None:
-    running = station.running()
-    killed = station.kill("robot")
-    outcome = station.ended(running)
-    measured("robot node killed: the episode is void", outcome.at - killed)
-    assert "too old" in outcome.message.reason
-    assert_kept(station, running)
-    station.start("robot")
     assert_goes_on(station)
 
 

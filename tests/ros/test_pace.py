@@ -42,6 +42,7 @@ def ticks(pace: Pace, hand: Hand, work_s: list[float]) -> list[float]:
         pace.wait()
         began.append(hand.now - 100.0)
         hand.now += seconds
+        pace.done()
     return began
 
 
@@ -89,6 +90,12 @@ def test_a_tick_that_begins_more_than_10_ms_late_is_missed(hand: Hand, late_s: f
     assert (pace.ticks, pace.missed, pace.skipped) == (3, missed, 0)
     assert pace.worst_late_s == pytest.approx(late_s)
     assert pace.late_s == 0.0, "the last one was in time"
+
+
+def test_a_command_that_is_out_more_than_10_ms_late_is_counted(hand: Hand) -> None:
+    pace = pace_of(hand)
+    ticks(pace, hand, [0.0, 0.9 * MISSED_S, 1.1 * MISSED_S, 0.0])
+    assert (pace.ticks, pace.late_commands, pace.missed) == (4, 1, 0)
 
 
 def test_a_sleep_that_takes_too_long_is_late_too(hand: Hand) -> None:

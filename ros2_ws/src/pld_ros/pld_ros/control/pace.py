@@ -22,6 +22,7 @@ class Pace:
         self.ticks = self.missed = self.skipped = 0  # missed: skipped ones, and those that began too late
         self.late_s = self.worst_late_s = 0.0
         self.skipped_now = 0  # before the present tick
+        self.late_commands = 0  # out more than MISSED_S after their tick was due: what the tick waited for included
 
     def start(self, at: float) -> None:
         """The present tick is due at this time; the others follow it."""
@@ -40,3 +41,7 @@ class Pace:
         self.skipped += self.skipped_now
         self.missed += self.skipped_now + (self.late_s > MISSED_S)
         self.worst_late_s = max(self.worst_late_s, self.late_s + self.skipped_now * self._period_s)
+
+    def done(self) -> None:
+        """The present tick's command is out."""
+        self.late_commands += self._clock() - self._due > MISSED_S

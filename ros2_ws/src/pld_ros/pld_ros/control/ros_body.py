@@ -276,6 +276,7 @@ class RosBody:
         self._commands.publish(message)
         if self._node.simulated_time:
             return 0.0
+        self.pace.done()
         latency_ms = (time.time_ns() - max(observation.stamp_ns.values())) / 1e6
         self.latency_ms.append(latency_ms)
         return latency_ms

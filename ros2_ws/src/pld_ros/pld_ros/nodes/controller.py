@@ -275,6 +275,7 @@ class Controller(PldNode):
         pace, latency = self.body.pace, np.array(self.body.latency_ms[-20_000:] or [0.0])
         return {
             "ticks": len(self.body.latency_ms), "missed_ticks": pace.missed, "skipped_ticks": pace.skipped,
+            "late_commands": pace.late_commands,
             "worst_late_ms": 1e3 * pace.worst_late_s, "late_chunks": self.policy.late,
             "latency_ms_p50": float(np.percentile(latency, 50)), "latency_ms_p99": float(np.percentile(latency, 99)),
             "weights_version": self.weights.version, "episode": self._status.episode_id,
