@@ -27,8 +27,8 @@ RESET_TIMEOUT_S = 60.0
 ROBOT_AGE_MS = 150.0  # of an arm's state
 OPERATOR_AGE_S = 2.0  # without a word of the operator node nobody could stop the arm
 PAUSE_POLL_S = 0.1
-SETTLE_S = 0.003  # the rhythm starts so long after a first observation, that later ones are there in time ...
-PHASE_S = 0.020  # ... and at most so long after its capture: a simulated arm takes commands by its own periods
+SETTLE_S = 0.003  # the rhythm of a real arm starts so long after a first observation, that later ones are there in time
+PHASE_S = 0.020  # a simulated arm's, so long after its periods begin: its pictures need up to this to be drawn
 VERDICTS = {Label.Request.SUCCESS: "success", Label.Request.FAILURE: "failure", Label.Request.VOID: "void"}
 
 
@@ -159,7 +159,7 @@ class RosBody:
         if not self._node.station.is_simulated:
             return now + SETTLE_S
         captured = now - (time.time_ns() - max(stamps.values())) / 1e9
-        return min(now + SETTLE_S, captured + PHASE_S)
+        return captured + PHASE_S
 
     def observe(self) -> Observation:
         stamps = self._next_in_lockstep() if self._node.simulated_time else self._next_in_rhythm()
@@ -259,10 +259,10 @@ class RosBody:
         with self._changed:
             while self.paused and not self.estopped and not self.is_cancelled():
                 self._changed.wait(PAUSE_POLL_S)
-        self.pace.start(time.monotonic())
+        newest = self.buffer.newest(self._floor) or {"": self._last}
+        self.pace.start(self._phase(newest))
         # Periods held and pictures judged while a human was at work are none of the episode's.
-        self._held = None
-        self._counted = max((self.buffer.newest(self._floor) or {"": self._counted}).values())
+        self._held, self._counted = None, max(newest.values())
         self.on_pause(False)
 
     def actor(self) -> tuple[ResidualActor | None, str]:
