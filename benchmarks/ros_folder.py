@@ -85,6 +85,8 @@ def _step(message: Any) -> Step:
     stamps = {name: stamp_ns(stamp) for name, stamp in zip(message.sources, message.stamps, strict=True)}
     used = {source: stamp for source, stamp in stamps.items() if source != PROPRIO}
     newest = max(stamps.values())
+    if not hasattr(message, "late_ms"):
+        raise ConfigError("The run was recorded by an older version, which did not note how late its ticks began.")
     timing = float(message.latency_ms), float(message.late_ms), int(message.skipped)
     return Step(int(message.sequence), bool(message.closing), newest, used, *timing)
 

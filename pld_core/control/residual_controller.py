@@ -74,6 +74,10 @@ class ResidualController:
         self._lanes[lane].spec = spec
         self._lanes[lane].tick = 0
 
+    def replan(self, lane: int) -> None:
+        """Forget the base's plan: the next tick asks for a new one."""
+        self._lanes[lane].cursor.reset()
+
     def tick(
         self, lanes: Sequence[int], observations: Sequence[Observation], actor: ResidualActor | None = None
     ) -> list[Tick]:

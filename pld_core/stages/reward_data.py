@@ -21,7 +21,7 @@ from pld_core.stages.seeds import training_seeds
 from pld_core.types import ActionSpec, Episode, EpisodeSpec, TimeStep
 
 SOURCES = ("base", "noisy base", "near miss", "oracle", "noisy base", "near miss")  # attempt k has the k-th, in turn
-AFTER_SUCCESS = 8  # ticks that an episode runs on
+AFTER_SUCCESS = 25  # ticks that an episode runs on: a success is seen for as long as a near miss
 BEFORE_SUCCESS = 6  # ticks before its success at which the oracle of a near miss slows down
 HOLD = 25  # ticks for which a near miss stays where it stopped: a stuck frame is like the next
 ROUND = 24  # episodes between two stores

@@ -125,6 +125,11 @@ class Graph:
         self.others.robot.publish(RobotState(mode=mode))
         wait_until(lambda: self.operator.robot_mode == mode, "robot heard")
 
+    def listened(self) -> None:
+        """The operator node has heard the arm for as long as it listens before it speaks."""
+        self.tell_robot("holding")
+        wait_until(lambda: self.operator.heard_the_arm, "it has listened")
+
     def keep_telling_robot(self, mode: str) -> Callable[[], bool]:
         """A condition that tells it once each time that it is asked, until the operator node has heard it."""
 

@@ -37,7 +37,7 @@ class Server:
     def __init__(self, answered: set[float], version: str = "v1", **settings) -> None:
         self.answered, self.version = answered, version
         self.asked: list[tuple[float, str]] = []
-        self.client = ChunkClient(self.ask, PERIOD_NS / 1e9, GRIPPER, **{"wait_s": 0.0, **settings})
+        self.client = ChunkClient(self.ask, PERIOD_NS / 1e9, GRIPPER, **{"wait_s": lambda: 0.0, **settings})
         self.client.version = "v1"
 
     def ask(self, observation: Observation, version: str) -> None:
@@ -71,7 +71,7 @@ def test_a_chunk_that_comes_while_the_tick_waits_is_in_time() -> None:
     def answer_from_elsewhere(observation: Observation, version: str) -> None:
         threading.Thread(target=client.received, args=(observation.stamp_ns, chunk(7))).start()
 
-    client = ChunkClient(answer_from_elsewhere, 0.05, GRIPPER, wait_s=60.0)
+    client = ChunkClient(answer_from_elsewhere, 0.05, GRIPPER, wait_s=lambda: 60.0)
     client.version = "v1"
     assert client.infer([seen(7)])[0].features[0] == 7
     assert client.late == 0
@@ -115,7 +115,7 @@ def test_after_its_end_the_arm_holds_and_keeps_its_gripper() -> None:
 
 
 def test_without_a_gripper_a_hold_is_zero() -> None:
-    client = ChunkClient(lambda observation, version: None, 0.05, None, wait_s=0.0)
+    client = ChunkClient(lambda observation, version: None, 0.05, None, wait_s=lambda: 0.0)
     client.version = "v1"
     client.received(stamps(0), chunk(0))
     assert not client.infer([seen(HORIZON)])[0].actions.any()

@@ -33,7 +33,7 @@ from pld_sim.point_reach import point_reach
 
 PEG, FEATURES = "peg_insertion", 5
 POINT = EpisodeSpec("point_reach", 2)  # a success after 15 ticks
-METHODS = ("reset", "observe", "judge", "orders", "actor", "send")
+EVERY_TICK = ("observe", "judge", "orders", "actor", "send")
 
 
 class Body:
@@ -50,7 +50,7 @@ class Body:
     def tick(self) -> int:
         return len(self.sent)
 
-    def begin(self, seed: int) -> Observation:
+    def first(self, seed: int) -> Observation:
         raise NotImplementedError
 
     def look(self) -> tuple[Observation, Judgement]:
@@ -62,7 +62,10 @@ class Body:
     def reset(self, seed: int) -> Observation:
         self.sent = []
         self._meet("reset")
-        return self.begin(seed)
+        return self.first(seed)
+
+    def begin(self) -> None:
+        self._meet("begin")
 
     def observe(self) -> Observation:
         self._meet("observe")
@@ -100,7 +103,7 @@ class PointBody(Body):
         (self.environment,) = point_reach(1, camera=True)
         self.environment.max_steps = 10**6
 
-    def begin(self, seed: int) -> Observation:
+    def first(self, seed: int) -> Observation:
         return self.environment.reset(seed).observation
 
     def look(self) -> tuple[Observation, Judgement]:
@@ -119,7 +122,7 @@ class TwinBody(Body):
         self.instruction = bring.environment_factory(task)(1)[0].instruction
         self.driver.connect()
 
-    def begin(self, seed: int) -> Observation:
+    def first(self, seed: int) -> Observation:
         self.driver.reset(seed)
         return self.look()[0]
 
@@ -374,7 +377,7 @@ def test_a_human_s_command_is_executed_within_the_limits_and_marked() -> None:
     body = PointBody()
     for tick in (2, 3):
         body.planned[tick] = Orders(intervention=np.array([-5.0, 0.5, 0.0]))
-    start = body.begin(POINT.seed).proprio
+    start = body.first(POINT.seed).proprio
     box = np.array([[start[0] - 0.05, -1, -1], [1, 1, 1]], np.float32)
     carried = point(body, workspace=box)
     episode = carried.episode
@@ -401,7 +404,7 @@ def test_nobody_drives_the_closing_row() -> None:
 
 
 @pytest.mark.parametrize("error", [RobotError, ContractError])
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "reset"])
+@pytest.mark.parametrize("method", EVERY_TICK)
 def test_a_fault_of_any_part_voids_the_episode_and_keeps_the_rows_before_it(method: str, error: type[PLDError]) -> None:
     body, whole = PointBody(), undisturbed()
     body.faults[(method, 3)] = error("the cable is loose")
@@ -416,7 +419,7 @@ def test_a_fault_of_any_part_voids_the_episode_and_keeps_the_rows_before_it(meth
     assert np.isnan(carried.episode.proprio[3]).all()
 
 
-@pytest.mark.parametrize("method", ["reset", "orders", "actor", "send"])
+@pytest.mark.parametrize("method", ["reset", "begin", "orders", "actor", "send"])
 def test_a_fault_before_the_first_action_leaves_an_empty_voided_episode(method: str) -> None:
     body = PointBody()
     body.faults[(method, 0)] = RobotError("the arm is asleep")

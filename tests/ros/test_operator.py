@@ -68,6 +68,10 @@ def test_reset_is_possible_when_the_controller_died_in_mid_episode(graph):
 
 
 def test_start_counts(graph):
+    done, message = trigger(graph, topics.OPERATOR_START)
+    assert not done
+    assert "listens" in message
+    graph.listened()
     assert trigger(graph, topics.OPERATOR_START) == (
         True,
         "The scene is ready (start 1); no episode is waiting for it now.",
@@ -158,6 +162,7 @@ def test_estop_holds_though_no_robot_node_runs(make_graph):
 def test_a_frozen_node_is_named_and_holds_nobody_up(make_graph):
     graph = make_graph(serving=(topics.ROBOT_ESTOP,), frozen=(topics.ROBOT_RESET, topics.LABEL))
     graph.tell_episode(EpisodeStatus.DONE)
+    graph.listened()
     resetting = graph.call_async(Reset, topics.OPERATOR_RESET, Reset.Request())
     assert trigger(graph, topics.OPERATOR_START)[0]
     assert estop(graph, True)[0]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import rclpy
-from pld_msgs.msg import OperatorState, SuccessEstimate
+from pld_msgs.msg import OperatorState, RobotState, SuccessEstimate
 
 from pld_core.rewards.debounce import Debounce, Latch
 from pld_core.types import TimeStep
@@ -81,3 +81,24 @@ def test_a_pause_between_two_pictures_counts_too(node: RewardNode) -> None:
     node._on_operator(OperatorState(paused=True))
     node._on_operator(OperatorState(paused=False))
     assert [judged(node).success for _ in range(2)] == [False, True]
+
+
+def test_on_a_real_arm_without_a_model_every_state_is_worth_nothing() -> None:
+    rclpy.init(args=["--ros-args", "-p", "reward:=binary", "-p", "robot:=franka_fr3"])
+    node = RewardNode()
+    said: list[SuccessEstimate] = []
+    node._answers = SimpleNamespace(publish=said.append)  # type: ignore[assignment]
+    try:
+        for tick in (1, 2, 3):
+            state = RobotState(resets=1)
+            state.header.stamp.sec = tick
+            node._on_state(state)
+            stamps = node._next()
+            assert stamps is not None
+            node._last = max(stamps.values())
+            node._judge(stamps, node._word[node._last], tick == 1)
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    assert [answer.header.stamp.sec for answer in said] == [1, 2, 3]
+    assert not any(answer.reward or answer.success or answer.terminated for answer in said)

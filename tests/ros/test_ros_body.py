@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from pld_msgs.srv import Label, Reset
 from pld_core.errors import ContractError, RobotError
 from pld_ros import topics
 from pld_ros.control import ros_body
+from pld_ros.control.pace import Pace
 from pld_ros.control.ros_body import RosBody
 from pld_ros.convert import floats, time_msg
 from pld_ros.node import Rates
@@ -245,6 +247,106 @@ def test_a_cancelled_order_ends_a_pause_too(node: Node, body: RosBody) -> None:
     node.hear(topics.OPERATOR_STATE, OperatorState(paused=True))
     body.is_cancelled = lambda: True
     assert body.orders().cancelled
+
+
+def test_a_cancelled_order_does_not_wait_for_the_operator(node: Node, body: RosBody) -> None:
+    node.simulated_time = False
+    pause(node, body, lambda: None)
+    body.is_cancelled = lambda: True
+    assert not body.orders().waited, "or the episode would go on to the next tick"
+
+
+def test_a_verdict_given_in_a_pause_counts(node: Node, body: RosBody) -> None:
+    node.simulated_time = False
+    Robot(node, tick=10)
+    pause(node, body, lambda: body.label(Label.Request.VOID))
+    orders = body.orders()
+    assert (orders.verdict, orders.waited) == ("void", True)
+
+
+def test_where_time_stands_still_a_pause_makes_nothing_old(node: Node, body: RosBody) -> None:
+    pause(node, body, lambda: None)
+    assert not body.orders().waited
+
+
+def test_what_was_earned_before_a_pause_is_kept_and_what_was_seen_in_it_is_not(node: Node, body: RosBody) -> None:
+    node.simulated_time = False
+    robot = Robot(node, tick=10)
+    body.reset(0)
+    before = seen(body, robot)
+    body._last = max(before.stamp_ns.values())
+    node.hear(topics.SUCCESS, SuccessEstimate(header=estimate(robot.tick, False).header, reward=0.5))
+    pause(node, body, lambda: node.hear(topics.SUCCESS, estimate(robot.say(), True)))
+    assert body.orders().waited
+    after = body.judge(seen(body, robot), False)
+    assert (after.reward, after.success) == (0.5, False)
+
+
+def test_a_success_is_paid_once_however_often_it_is_seen(node: Node, body: RosBody) -> None:
+    node.simulated_time = False
+    robot = Robot(node, tick=10)
+    body.reset(0)
+    for _ in range(3):
+        node.hear(topics.SUCCESS, estimate(robot.say(), True))
+    judged = body.judge(seen(body, robot), False)
+    assert (judged.reward, judged.success) == (1.0, True)
+
+
+def test_after_the_last_tick_a_later_picture_serves_as_well(node: Node, body: RosBody) -> None:
+    node.simulated_time = False
+    robot = Robot(node, tick=10)
+    body.reset(0)
+    last = seen(body, robot)
+    node.hear(topics.SUCCESS, estimate(robot.tick + 1, True))
+    node.hear(topics.SUCCESS, estimate(robot.tick + 2, True))
+    assert body.judge(last, True).reward == 1.0
+
+
+def test_while_the_operator_pauses_the_arm_is_not_reset(node: Node, body: RosBody) -> None:
+    robot = Robot(node, tick=10)
+    node.hear(topics.OPERATOR_STATE, OperatorState(paused=True))
+    with pytest.raises(RobotError, match="paused before"):
+        body.reset(0)
+    node.hear(topics.OPERATOR_STATE, OperatorState())
+
+    def paused_meanwhile(request: Reset.Request) -> Reset.Response:
+        node.hear(topics.OPERATOR_STATE, OperatorState(paused=True))
+        return Reset.Response(ok=True, reset=robot.resets + 1)
+
+    node.on_reset = paused_meanwhile
+    with pytest.raises(RobotError, match="paused during"):
+        body.reset(0)
+
+
+@pytest.mark.parametrize("captured_ago_s", [0.0, 0.030, 0.130])
+def test_the_first_tick_is_in_the_rhythm_of_all(
+    node: Node, body: RosBody, monkeypatch: pytest.MonkeyPatch, captured_ago_s: float
+) -> None:
+    node.simulated_time = False
+    now, slept = 1000.0, []
+    monkeypatch.setattr(ros_body.time, "time_ns", lambda: 10 * PERIOD_NS + round(captured_ago_s * 1e9))
+    monkeypatch.setattr(ros_body.time, "monotonic", lambda: now)
+    body.pace = Pace(node.period_s, lambda: now + sum(slept), slept.append)
+    node.on_reset = Robot(node, tick=9).reset
+    body.begin()
+    since_capture = captured_ago_s + sum(slept)
+    assert since_capture % node.period_s == pytest.approx(ros_body.PHASE_S)
+    assert sum(slept) <= node.period_s
+    assert body.patience_s(1.0) == pytest.approx(ros_body.WAITS_END * node.period_s)
+    slept.append(node.period_s)
+    assert body.patience_s(1.0) == 0.0
+
+
+def pause(node: Node, body: RosBody, meanwhile: Callable[[], Any]) -> None:
+    """The operator pauses; something happens, and it goes on."""
+
+    def on_pause(paused: bool) -> None:
+        if paused:
+            meanwhile()
+            node.hear(topics.OPERATOR_STATE, OperatorState())
+
+    node.hear(topics.OPERATOR_STATE, OperatorState(paused=True))
+    body.on_pause = on_pause
 
 
 def seen(body: RosBody, robot: Robot) -> Any:

@@ -260,6 +260,7 @@ def _work(node: PldNode) -> None:
     try:
         work()
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)  # or the second signal cuts this short
         spinner.close()
         if spinner.fault is not None:
             raise spinner.fault

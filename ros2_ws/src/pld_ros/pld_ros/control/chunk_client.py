@@ -20,7 +20,7 @@ Stamps = tuple[tuple[str, int], ...]
 class ChunkClient:
     """Implements interfaces.BasePolicy on chunks that ``received`` is given.
 
-    A chunk that answers exactly the observation is waited for, ``wait_s`` at most. Without it the
+    A chunk that answers exactly the observation is waited for, ``wait_s()`` at most. Without it the
     newest earlier chunk goes on from the entry that is due, and after its end the arm holds; after
     ``hold_ticks`` of that the episode is given up: ContractError.
     """
@@ -30,7 +30,7 @@ class ChunkClient:
         ask: Callable[[Observation, str], None],
         period_s: float,
         gripper: int | None,
-        wait_s: float = 0.02,
+        wait_s: Callable[[], float] = lambda: 0.02,
         hold_ticks: int = 20,
     ) -> None:
         self._ask, self._period_ns, self._gripper = ask, round(period_s * 1e9), gripper
@@ -68,7 +68,7 @@ class ChunkClient:
 
     def infer(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation; see the class."""
-        return [self._exact(o, self._wait_s) or self._earlier(o) for o in observations]
+        return [self._exact(o, self._wait_s()) or self._earlier(o) for o in observations]
 
     def _exact(self, observation: Observation, timeout_s: float) -> ActionChunk | None:
         key = tuple(observation.stamp_ns.items())

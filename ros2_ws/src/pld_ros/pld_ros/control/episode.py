@@ -73,6 +73,10 @@ class Body(Protocol):
         """Make the start and give its first observation."""
         ...
 
+    def begin(self) -> None:
+        """All is prepared: wait for the time of the first tick."""
+        ...
+
     def observe(self) -> Observation:
         """The observation of the next tick; waits for its time."""
         ...
@@ -113,6 +117,7 @@ def run_episode(
         observation = body.reset(spec.seed)
         controller = prepare(observation)
         controller.reset(0, spec)
+        body.begin()
         while not _tick(body, controller, observation, outcome, max_steps, record):
             observation = body.observe()
     except PLDError as fault:
@@ -132,6 +137,7 @@ def _tick(
     """One tick; True if it closed the episode."""
     orders = body.orders()
     if orders.waited:
+        controller.replan(0)
         return False
     judged = body.judge(observation, outcome.ticks >= max_steps) if outcome.ticks else Judgement()
     outcome.environment_success |= judged.environment_success

@@ -28,6 +28,10 @@ class Pace:
         """The present tick is due at this time; the others follow it."""
         self._due, self.late_s, self.skipped_now = at, 0.0, 0
 
+    def left_s(self, share: float) -> float:
+        """Seconds until this share of the present tick's period has passed; 0 if it has."""
+        return max(0.0, self._due + share * self._period_s - self._clock())
+
     def wait(self) -> None:
         """Sleep until the next tick is due."""
         self._due += self._period_s

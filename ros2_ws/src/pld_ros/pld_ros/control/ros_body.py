@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ RESET_TIMEOUT_S = 60.0
 ROBOT_AGE_MS = 150.0  # of an arm's state
 OPERATOR_AGE_S = 2.0  # without a word of the operator node nobody could stop the arm
 PAUSE_POLL_S = 0.1
+WAITS_END = 0.5  # of a period after a tick was due: what has not come by then is done without
 SETTLE_S = 0.003  # the rhythm of a real arm starts so long after a first observation, that later ones are there in time
 PHASE_S = 0.020  # a simulated arm's, so long after its periods begin: its pictures need up to this to be drawn
 VERDICTS = {Label.Request.SUCCESS: "success", Label.Request.FAILURE: "failure", Label.Request.VOID: "void"}
@@ -52,6 +54,7 @@ class RosBody:
         self._held: int | None = None  # periods without a command up to the last observation; None: they do not count
         self._estimates: dict[int, SuccessEstimate] = {}
         self._counted = -1  # stamp of the newest estimate whose reward was given out
+        self._before_pause: list[SuccessEstimate] = []  # estimates that came before a pause and were not given out
         self._operator: OperatorState | None = None
         self._operator_at = 0.0
         self.starts = 0  # times that the operator said that the scene is ready, as heard here
@@ -135,12 +138,17 @@ class RosBody:
     # -- episode.Body ----------------------------------------------------------------------------
 
     def reset(self, seed: int) -> Observation:
-        self._intervention = None
+        self._intervention, self._before_pause = None, []
+        if self.paused:
+            raise RobotError("The operator paused before the reset.")
         with self._changed:
             self._first_stamp = {}  # a robot node that was restarted counts its resets from 0 again
         number = self._call_reset(seed)
         with self._changed:
-            if not self._changed.wait_for(lambda: number in self._first_stamp, RESET_TIMEOUT_S):
+            self._changed.wait_for(lambda: number in self._first_stamp or self.paused, RESET_TIMEOUT_S)
+            if number not in self._first_stamp and self.paused:
+                raise RobotError("The operator paused during the reset.")
+            if number not in self._first_stamp:
                 raise RobotError(f"The reset did not finish within {RESET_TIMEOUT_S:.0f} s; see the robot node's log.")
             self._floor = self._last = self._first_stamp[number] - 1
             self._first_stamp = {number: self._first_stamp[number]}
@@ -150,11 +158,23 @@ class RosBody:
         stamps = self.buffer.wait_newer(self._floor, LOCKSTEP_TIMEOUT_S)
         if stamps is None:
             raise ContractError(f"No observation within {LOCKSTEP_TIMEOUT_S:.0f} s of the reset: {self._silent()}.")
-        self.pace.start(self._phase(stamps))
         return self._observation(stamps)
 
+    def begin(self) -> None:
+        if self._node.simulated_time:
+            return
+        period_s, now = self._node.period_s, time.monotonic()
+        due = self._phase(self.buffer.newest(self._floor) or {"": self._last})
+        due += max(0, math.ceil((now - due) / period_s)) * period_s
+        self.pace.start(due - period_s)
+        self.pace.wait()
+
+    def patience_s(self, most_s: float) -> float:
+        """How long the present tick may still wait for what it needs."""
+        return most_s if self._node.simulated_time else min(most_s, self.pace.left_s(WAITS_END))
+
     def _phase(self, stamps: dict[str, int]) -> float:
-        """When the first tick was due, in monotonic seconds."""
+        """When a tick is due that these stamps are the newest for, in monotonic seconds."""
         now = time.monotonic()
         if not self._node.station.is_simulated:
             return now + SETTLE_S
@@ -174,7 +194,7 @@ class RosBody:
 
     def _next_in_rhythm(self) -> dict[str, int]:
         self.pace.wait()
-        stamps = self.buffer.wait_newer(self._last, self._grace_s)
+        stamps = self.buffer.wait_newer(self._last, self.patience_s(self._grace_s))
         if stamps is None:
             self._node.rates.count("stale_observations")
             stamps = self.buffer.newest(self._floor)
@@ -220,18 +240,22 @@ class RosBody:
             )
 
     def judge(self, observation: Observation, last: bool) -> Judgement:
-        """All estimates that came since the last call, each counted once: a late one counts a tick later."""
-        stamp = max(observation.stamp_ns.values())
-        patience_s = LOCKSTEP_TIMEOUT_S if self._node.simulated_time else self._reward_wait_s
+        """All estimates that came since the last call, each counted once: a late one counts a tick later.
+
+        After the last tick the arm holds, so that an estimate of a later picture serves as well.
+        """
+        needed, stamp = observation.stamp_ns.get(PROPRIO, 0), max(observation.stamp_ns.values())
+        patience_s = LOCKSTEP_TIMEOUT_S if self._node.simulated_time else self.patience_s(self._reward_wait_s)
         timeout_s = max(patience_s, self._reward_age_ms / 1e3) if last else patience_s
         with self._changed:
-            there = self._changed.wait_for(lambda: stamp in self._estimates, timeout_s)
+            there = self._changed.wait_for(lambda: max(self._estimates, default=-1) >= needed, timeout_s)
             if not there and self._node.simulated_time:
                 raise ContractError(f"The reward node did not judge an observation within {timeout_s:.0f} s.")
-            new = {s: e for s, e in sorted(self._estimates.items()) if self._counted < s <= stamp}
+            if last:
+                stamp = min((s for s in self._estimates if s >= stamp), default=stamp)
+            new = self._estimates_until(stamp)
         if not there:
             self._node.rates.count("late_rewards")
-        self._counted = max(new, default=self._counted)
         age_ms = (stamp - self._counted) / 1e6
         if age_ms > self._reward_age_ms and not self._node.simulated_time:
             raise ContractError(
@@ -239,15 +263,26 @@ class RosBody:
                 "(reward_age_ms). See its log."
             )
         return Judgement(
-            float(sum(e.reward for e in new.values())), any(e.success for e in new.values()),
-            any(e.terminated for e in new.values()), any(e.truncated for e in new.values()),
-            self.success_probability, any(e.environment_success for e in new.values()),
+            float(sum(e.reward for e in new)), any(e.success for e in new),
+            any(e.terminated for e in new), any(e.truncated for e in new),
+            self.success_probability, any(e.environment_success for e in new),
         )  # fmt: skip
+
+    def _estimates_until(self, stamp: int) -> list[SuccessEstimate]:
+        """Those that were not given out yet, in order; up to the one that ends the episode, if one does."""
+        new, self._before_pause = self._before_pause, []
+        for at in sorted(s for s in self._estimates if self._counted < s <= stamp):
+            if any(e.success or e.terminated or e.truncated for e in new[-1:]):
+                break
+            new, self._counted = [*new, self._estimates[at]], at
+        return new
 
     def orders(self) -> Orders:
         if self.paused and not self.estopped:
             self._wait_for_resume()
-            return Orders(stopped=self.estopped, waited=not self.estopped, cancelled=self.is_cancelled())
+            ended = self.estopped or self.is_cancelled()
+            waited = not (ended or self._node.simulated_time)  # where time stood still, nothing has grown old
+            return Orders(self.estopped, self._verdict, waited=waited, cancelled=self.is_cancelled())
         human = self._intervention if self._operator is not None and self._operator.taking_over else None
         # A human's word ages as fast as any other: silence hands back.
         fresh = human is not None and time.monotonic() - human[0] < self._max_age_ms[PROPRIO] / 1e3
@@ -257,12 +292,14 @@ class RosBody:
     def _wait_for_resume(self) -> None:
         self.on_pause(True)
         with self._changed:
+            self._before_pause = self._estimates_until(self._last)
             while self.paused and not self.estopped and not self.is_cancelled():
                 self._changed.wait(PAUSE_POLL_S)
-        newest = self.buffer.newest(self._floor) or {"": self._last}
-        self.pace.start(self._phase(newest))
-        # Periods held and pictures judged while a human was at work are none of the episode's.
-        self._held, self._counted = None, max(newest.values())
+        if not self._node.simulated_time:
+            newest = self.buffer.newest(self._floor) or {"": self._last}
+            self.pace.start(self._phase(newest))
+            # Periods held and pictures judged while a human was at work are none of the episode's.
+            self._held, self._counted = None, max(newest.values())
         self.on_pause(False)
 
     def actor(self) -> tuple[ResidualActor | None, str]:

@@ -43,7 +43,7 @@ class Controller(PldNode):
         self._needed = list(self.setting("needs", self._usual_company()))
         wait_s = LOCKSTEP_TIMEOUT_S if self.simulated_time else self.setting("chunk_wait_ms", 20.0) / 1e3
         spec = self.station.action_spec
-        self.policy = ChunkClient(self._ask, self.period_s, spec.gripper, wait_s)
+        self.policy = ChunkClient(self._ask, self.period_s, spec.gripper, lambda: self.body.patience_s(wait_s))
         box = self.station.workspace_m
         self._limits = SafetyLimits(spec, None if box is None else np.array(box))
         self._observed = ObservationSpec(
@@ -134,10 +134,12 @@ class Controller(PldNode):
 
     def _carry_out(self, goal: ServerGoalHandle) -> RunEpisode.Result:
         order: RunEpisode.Goal = goal.request
+        starts = self.body.starts
         try:
-            reason = self._wrong(order) or self._wait_until_ready(order)
+            reason = self._wrong(order) or self._wait_until_ready(order, starts)
             if not reason:
                 self._rehearse(order)
+                reason = self._wait_until_ready(order, starts)  # that took its time: somebody may have paused
         except PLDError as error:  # no chunk came, or weights that are none
             reason = str(error)
         if reason:
@@ -171,10 +173,9 @@ class Controller(PldNode):
         self.weights.warm_up(controller.state_dim(self._observed), self._limits.action_spec.dim, self._observed.cameras)
         return controller
 
-    def _wait_until_ready(self, order: RunEpisode.Goal) -> str:
+    def _wait_until_ready(self, order: RunEpisode.Goal, starts: int) -> str:
         """Why the episode cannot begin; empty once it can."""
         deadline = time.monotonic() + self._ready_timeout_s
-        starts = self.body.starts
         while rclpy.ok():
             reason = self._lacking(order, starts)
             if self._goal_cancelled() or not self._goals.empty():

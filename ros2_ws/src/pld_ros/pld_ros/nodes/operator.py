@@ -153,6 +153,8 @@ class OperatorNode(PldNode):
     async def _start(self) -> Answer:
         if self._state.estopped:
             return False, "The e-stop is pressed; release it first."
+        if not (self._has_spoken or self.heard_the_arm):
+            return False, "This node has just begun and listens whether the arm is paused; start again."
         self._state.starts += 1
         self._publish_state()
         if self.episode.state == EpisodeStatus.WAITING:
@@ -223,9 +225,13 @@ class OperatorNode(PldNode):
     def _repeat_state(self) -> None:
         # Silent until the arm is heard, its latched past included: "not paused" from a node that was restarted
         # would be heard as the operator's word.
-        heard = self._robot_heard_at and time.monotonic() - self._robot_heard_at > LISTEN_S
-        if heard and not self.releasing:
+        if self.heard_the_arm and not self.releasing:
             self._publish_state()
+
+    @property
+    def heard_the_arm(self) -> bool:
+        """For long enough to know whether it is paused."""
+        return bool(self._robot_heard_at) and time.monotonic() - self._robot_heard_at > LISTEN_S
 
     # -- front end -------------------------------------------------------------------------------
 

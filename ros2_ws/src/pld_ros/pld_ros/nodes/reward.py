@@ -28,7 +28,7 @@ class RewardNode(PldNode):
     """One estimate per observation, with its stamp. A new scene (a reset of the robot) begins anew.
 
     While the operator pauses, a model that sees for itself is not asked: pictures of a human at work are no success.
-    On a real robot with the reward ``binary`` nothing judges but the operator.
+    On a real robot with the reward ``binary`` nothing judges but the operator: every estimate is 0.
     """
 
     def __init__(self) -> None:
@@ -68,6 +68,8 @@ class RewardNode(PldNode):
             if message.resets != self._resets:
                 self._resets, self._floor = message.resets, nanoseconds(message.header.stamp)
                 self._last = -1
+            if not (self._sees or self.station.is_simulated):
+                self._remember(nanoseconds(message.header.stamp), SimulatorState())
             self._arrived.notify()
 
     def _on_operator(self, message: OperatorState) -> None:
@@ -77,10 +79,13 @@ class RewardNode(PldNode):
 
     def _on_word(self, message: SimulatorState) -> None:
         with self._arrived:
-            self._word[nanoseconds(message.header.stamp)] = message
-            while len(self._word) > _KEPT:
-                del self._word[min(self._word)]
+            self._remember(nanoseconds(message.header.stamp), message)
             self._arrived.notify()
+
+    def _remember(self, stamp: int, word: SimulatorState) -> None:
+        self._word[stamp] = word
+        while len(self._word) > _KEPT:
+            del self._word[min(self._word)]
 
     # -- main thread -----------------------------------------------------------------------------
 

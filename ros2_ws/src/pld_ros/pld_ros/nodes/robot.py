@@ -143,6 +143,7 @@ class RobotNode(ManagedNode):
                 try:
                     action = np.array(message.action, np.float32)
                     sent = self._driver.command(action[:6], float(action[6]))
+                    self._commanded_at = time.monotonic_ns()  # also of one that was limited: the arm moves
                     if not np.allclose(sent, action, atol=ACTION_SLACK):
                         reason = "the arm was not free for it, or limited it"
                 except PLDError as error:
@@ -151,7 +152,7 @@ class RobotNode(ManagedNode):
                 self.rates.count("refused")
                 self.get_logger().warning(f"command {message.sequence} refused: {reason}", throttle_duration_sec=1.0)
                 return
-            self._sequence, self._commanded_at = message.sequence, time.monotonic_ns()
+            self._sequence = message.sequence
             self.rates.count("commands")
 
     def _refusal(self, message: DeltaCommand) -> str:
@@ -178,6 +179,8 @@ class RobotNode(ManagedNode):
                 self._paused_at = None
             elif self._paused_at is None:
                 self._paused_at = time.monotonic_ns()
+                if self._is_resetting():
+                    self._driver.hold()
 
     def _estop(self, request: EStop.Request, response: EStop.Response) -> EStop.Response:
         self._set_stopped(request.stop)
@@ -199,7 +202,7 @@ class RobotNode(ManagedNode):
 
     def _reset(self, request: Reset.Request, response: Reset.Response) -> Reset.Response:
         """Starts the reset on a thread of its own: a real arm takes seconds, and a stop must get through."""
-        if not self.active or self._stopped or (self._resetting is not None and self._resetting.is_alive()):
+        if not self.active or self._stopped or self._is_resetting():
             reason = "the emergency stop is pressed" if self._stopped else "inactive, or a reset is under way"
             response.ok, response.message = False, reason
             return response
@@ -207,6 +210,9 @@ class RobotNode(ManagedNode):
         self._resetting = threading.Thread(target=self._run_reset, args=(request.seed,), daemon=True)
         self._resetting.start()
         return response
+
+    def _is_resetting(self) -> bool:
+        return self._resetting is not None and self._resetting.is_alive()
 
     def _run_reset(self, seed: int) -> None:
         try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ ACCEPT_S = 3.0  # for an order to be accepted; DDS may lose the answer to a clie
 CONTROLLER_LOST_S = 3.0
 BUSY = "the controller refused the order; see its log"
 UNANSWERED = "the controller did not answer"
+DELIVERED = "the episode came without the controller's answer"
+RESULT_S = 1.0  # after its data, how long an episode's answer may take
 NAMESPACE = "/pld"
 
 
@@ -147,9 +150,10 @@ class RosRunner:
     def _episode(self, spec: EpisodeSpec, version: str) -> tuple[Episode, str]:
         """The episode of an order, given again until its data are here."""
         refused, unanswered = 0, False
+        order = spec, self.policy.version, version
         while True:
             # What came of an order whose answer was lost is its answer, void or not.
-            done = self._station.inbox.claim(spec, self.policy.version, version, voided=unanswered)
+            done = self._station.inbox.claim(*order, voided=unanswered)
             if done is not None:
                 return done.episode, done.report.reason
             self._serve()
@@ -159,9 +163,11 @@ class RosRunner:
                 if done is not None:
                     return done.episode, done.report.reason
                 reason = f"the data of episode {episode_id} did not come within {ANSWER_S:.0f} s; they are in its bag"
+            unanswered |= reason in (UNANSWERED, DELIVERED)
+            if reason == DELIVERED:
+                continue
             if reason != BUSY:
                 self._station.node.get_logger().warning(f"the order is given again: {reason}")
-            unanswered |= reason == UNANSWERED
             refused += reason != BUSY  # an episode takes its time
             if refused >= REFUSED_IN_A_ROW:
                 raise RobotUnavailableError(f"The station carried out no order {refused} times in a row: {reason}.")
@@ -172,7 +178,9 @@ class RosRunner:
             spec=spec_msg(spec), policy_version=self.policy.version, weights_version=version,
             replan_every=self._config.replan_every, policy_features=self._features, residual=self._residual,
         )  # fmt: skip
-        return self._station.order(goal, self._stopping)
+        return self._station.order(
+            goal, self._stopping, lambda boot: self._station.inbox.holds(spec, self.policy.version, version, boot)
+        )
 
     def _serve(self) -> None:
         """Have the VLA server serve this policy."""
@@ -209,7 +217,10 @@ class _Connection:
         self._spinner = Spinner(self.node)
         self._ready_timeout_s = config.ros.ready_timeout_s
 
-    def order(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
+    def order(
+        self, goal: RunEpisode.Goal, stopping: threading.Event, delivered: Callable[[str], bool]
+    ) -> tuple[str, str]:
+        """delivered: is the episode of the controller of this boot here? DDS may lose answers, the link not."""
         if not self._wait(lambda: self._orders.server_is_ready(), self._ready_timeout_s, stopping):
             return "", f"no controller within {self._ready_timeout_s:.0f} s"
         accepted = self._orders.send_goal_async(goal)
@@ -221,13 +232,16 @@ class _Connection:
             self._wait(lambda: False, 1.0, stopping)
             return "", BUSY
         result, boot = handle.get_result_async(), self._health.version("controller")
+        accepted_at = time.monotonic()
         try:
-            there = self._wait(lambda: result.done() or self._lost(boot), float("inf"), stopping)
+            lost = partial(self._lost, boot, accepted_at)
+            self._wait(lambda: result.done() or delivered(boot) or lost(), float("inf"), stopping)
+            self._wait(result.done, RESULT_S if delivered(boot) else 0.0, stopping)
         except CancelledError:
             handle.cancel_goal_async()
             raise
-        if not there or not result.done():
-            return "", "the controller was lost"
+        if not result.done():
+            return "", DELIVERED if delivered(boot) else "the controller was lost"
         answer: RunEpisode.Result = result.result().result  # type: ignore[union-attr]  # it is done
         return (answer.outcome.episode_id, "") if answer.ok else ("", answer.message)
 
@@ -249,10 +263,11 @@ class _Connection:
             )
         self._wait(lambda: self.served_version() == version, ANSWER_S, stopping)
 
-    def _lost(self, boot: str) -> bool:
+    def _lost(self, boot: str, accepted_at: float) -> bool:
         """Silent, or another than the one that took the order: a restart may be quicker than any silence."""
         another = bool(boot) and self._health.version("controller") != boot
-        return another or self._health.silent_s("controller") > CONTROLLER_LOST_S
+        silent_s = min(self._health.silent_s("controller"), time.monotonic() - accepted_at)
+        return another or silent_s > CONTROLLER_LOST_S
 
     @staticmethod
     def _wait(condition: Any, timeout_s: float, stopping: threading.Event) -> bool:

@@ -1,0 +1,126 @@
+"""The learner's runner before a controller whose answers get lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rclpy
+from pld_msgs.action import RunEpisode
+from pld_msgs.msg import Health
+from rclpy.action import ActionServer
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.context import Context
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.node import Node
+from recorded import local_episodes, outcome_of_episode, rows_of
+from station import Marching, make_learner
+
+from pld_core.link import RecordSender
+from pld_core.types import EpisodeSpec
+from pld_ros import topics
+from pld_ros.recording.records import outcome_record, spec_of_message, step_record
+from pld_ros.runner.ros_runner import NAMESPACE, RosRunner
+
+BOOT = "b007"
+EPISODE = local_episodes(1)[0]
+SPEC = EpisodeSpec("peg_insertion", 3, "base")
+
+
+class Mute(Node):
+    """Does what it is told, sends what came of it to the learner, and never says that it is done."""
+
+    def __init__(self, context: Context, records: str, spool: Path) -> None:
+        super().__init__("controller", namespace=NAMESPACE, context=context)
+        self.orders = 0
+        self.over = threading.Event()
+        self.voided = False
+        self.boot = BOOT  # of the episodes
+        self._sender = RecordSender(records, spool, "replay_logger")
+        self._health = self.create_publisher(Health, topics.HEALTH, topics.HEALTHS)
+        self.create_timer(0.05, self._speak)
+        group = ReentrantCallbackGroup()
+        self.server = ActionServer(self, RunEpisode, topics.RUN_EPISODE, self._carry_out, callback_group=group)
+
+    def _speak(self) -> None:
+        self._health.publish(Health(node="controller", ready=True, version=BOOT))
+        self._health.publish(Health(node="vla_server", ready=True, version=Marching.version))
+
+    def _carry_out(self, goal: ServerGoalHandle) -> RunEpisode.Result:
+        self.orders += 1
+        self.tell(spec_of_message(goal.request.spec))
+        self.over.wait()
+        goal.succeed()
+        return RunEpisode.Result(ok=False, message="much later")
+
+    def tell(self, spec: EpisodeSpec) -> None:
+        name, first = f"{self.boot}-{self.orders:06d}", 1000 * self.orders
+        for row in rows_of(EPISODE, name, first):
+            self._sender.send(step_record(dataclasses.replace(row, weights_version="")))
+        outcome = outcome_of_episode(
+            EPISODE, name, first, spec=spec, policy_version=Marching.version, weights_version=""
+        )
+        self._sender.send(outcome_record(outcome.void("spoilt") if self.voided else outcome))
+
+    def end(self) -> None:
+        self.over.set()
+        self._sender.close()
+
+
+@pytest.fixture
+def mute(link_addresses: dict[str, str], tmp_path: Path) -> Iterator[Mute]:
+    context = Context()
+    rclpy.init(context=context)
+    node = Mute(context, link_addresses["ros.records_address"], tmp_path / "spool")
+    executor = MultiThreadedExecutor(2, context=context)
+    executor.add_node(node)
+    spinning = threading.Thread(target=executor.spin)
+    spinning.start()
+    try:
+        yield node
+    finally:
+        node.end()
+        executor.shutdown()
+        spinning.join()
+        node.server.destroy()
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
+
+
+@pytest.fixture
+def runner(mute: Mute, link_addresses: dict[str, str], tmp_path: Path) -> Iterator[RosRunner]:
+    runner = make_learner(*link_addresses.values(), tmp_path / "learner")
+    try:
+        while not runner._station.served_version():
+            time.sleep(0.01)
+        yield runner
+    finally:
+        runner.close()
+
+
+@pytest.mark.parametrize("voided", [False, True])
+def test_an_episode_whose_answer_is_lost_is_known_by_its_data(mute: Mute, runner: RosRunner, voided: bool) -> None:
+    mute.voided = voided
+    episode = next(iter(runner.run([SPEC])))
+    assert episode.spec == SPEC
+    assert episode.voided == voided
+    assert episode.action.tobytes() == EPISODE.action.tobytes()
+    assert mute.orders == 1
+
+
+def test_what_an_earlier_controller_left_is_no_answer(mute: Mute, runner: RosRunner) -> None:
+    inbox, order = runner._station.inbox, (SPEC, Marching.version, "")
+    mute.boot, mute.voided = "earlier", True
+    mute.tell(SPEC)
+    while not inbox.holds(*order, "earlier"):
+        time.sleep(0.01)
+    assert not inbox.holds(*order, BOOT)
+    assert inbox.claim(*order, voided=False) is None, "a spoilt one is done again"
+    mute.boot, mute.voided = BOOT, False
+    assert not next(iter(runner.run([SPEC]))).voided
+    assert mute.orders == 1
