@@ -113,6 +113,12 @@ class PldNode(Node):
         message.header.stamp = self.get_clock().now().to_msg()
         self._health.publish(message)
 
+    def say_goodbye(self) -> None:
+        """Nobody is to count on it from now on, not even for the second that a silence may last."""
+        self.ready, self.reason = False, "stopped"
+        with contextlib.suppress(RuntimeError):  # rclpy is shut down already
+            self._publish_health()
+
     def _publish_diagnostics(self) -> None:
         values = {**self.rates.rows(), **self.diagnostics()}
         status = DiagnosticStatus(
@@ -237,6 +243,7 @@ def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, pri
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         if node is not None:
             with contextlib.suppress(_Ended):
+                node.say_goodbye()
                 node.close()
                 node.destroy_node()
         rclpy.try_shutdown()

@@ -25,6 +25,8 @@ from pld_ros.observations import PROPRIO
 
 LOCKSTEP_TIMEOUT_S = 5.0  # for anything that another node must do while simulated time stands still
 RESET_TIMEOUT_S = 60.0
+RESET_ANSWER_S = 1.0  # the robot node answers at once; DDS may lose what is said to a node that it has just met ...
+RESET_ASKED = 5  # ... or to one that is dead and not forgotten yet
 ROBOT_AGE_MS = 150.0  # of an arm's state
 OPERATOR_AGE_S = 2.0  # without a word of the operator node nobody could stop the arm
 PAUSE_POLL_S = 0.1
@@ -323,7 +325,9 @@ class RosBody:
     def _call_reset(self, seed: int) -> int:
         if not self._resets.wait_for_service(timeout_sec=LOCKSTEP_TIMEOUT_S):
             raise RobotError("The robot node does not answer. Is it running?")
-        answer: Any = call(self._resets, Reset.Request(seed=seed), LOCKSTEP_TIMEOUT_S)
+        answer: Any = None
+        for _ in range(RESET_ASKED):
+            answer = answer or call(self._resets, Reset.Request(seed=seed), RESET_ANSWER_S)
         if answer is None or not answer.ok:
             raise RobotError(f"The robot refused to reset: {'no answer' if answer is None else answer.message}.")
         return int(answer.reset)

@@ -235,6 +235,12 @@ class Controller(PldNode):
         message.header.stamp = self._stamp(observation)
         put_stamps(message, observation.stamp_ns)
         self._steps.publish(message)
+        if step.tick % round(self.station.rate_hz) == 0 and self._goal is not None:
+            self._goal.publish_feedback(
+                RunEpisode.Feedback(
+                    episode_id=message.episode_id, tick=step.tick, success_probability=self.body.success_probability
+                )
+            )
         self._sequence += 1
         self.rates.count("steps")
 

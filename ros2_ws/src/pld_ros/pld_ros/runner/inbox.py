@@ -53,26 +53,20 @@ class Inbox:
                 self._arrived.wait(_POLL_S)
             return self._episodes.pop(episode_id)
 
-    def holds(self, spec: EpisodeSpec, policy_version: str, weights_version: str, boot: str) -> bool:
-        """Is an episode of this very order here that nobody took yet, void or not? boot: of its controller."""
+    def holds(self, episode_id: str) -> bool:
+        """Is it here, and did nobody take it yet?"""
         with self._arrived:
-            return any(name.startswith(f"{boot}-") for name in self._of_order(spec, policy_version, weights_version))
+            return episode_id in self._episodes
 
     def claim(self, spec: EpisodeSpec, policy_version: str, weights_version: str, voided: bool) -> Assembled | None:
-        """Take out an episode that was carried out for this very order. voided: or spoilt for it."""
+        """An episode that was carried out for this very order and that nobody took yet. voided: or spoilt for it."""
         with self._arrived:
-            names = self._of_order(spec, policy_version, weights_version)
-            best = min(names, key=lambda name: self._episodes[name].episode.voided, default="")
-            if best and (voided or not self._episodes[best].episode.voided):
-                return self._episodes.pop(best)
+            for name, done in self._episodes.items():
+                episode, report = done
+                same = episode.spec == spec and episode.policy_version == policy_version
+                if same and (voided or not episode.voided) and report.weights_version == weights_version:
+                    return self._episodes.pop(name)
         return None
-
-    def _of_order(self, spec: EpisodeSpec, policy_version: str, weights_version: str) -> list[str]:
-        return [
-            name
-            for name, (episode, report) in self._episodes.items()
-            if (episode.spec, episode.policy_version, report.weights_version) == (spec, policy_version, weights_version)
-        ]
 
     def close(self) -> None:
         self._closing = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +43,6 @@ ACCEPT_S = 3.0  # for an order to be accepted; DDS may lose the answer to a clie
 CONTROLLER_LOST_S = 3.0
 BUSY = "the controller refused the order; see its log"
 UNANSWERED = "the controller did not answer"
-DELIVERED = "the episode came without the controller's answer"
 RESULT_S = 1.0  # after its data, how long an episode's answer may take
 NAMESPACE = "/pld"
 
@@ -150,10 +149,9 @@ class RosRunner:
     def _episode(self, spec: EpisodeSpec, version: str) -> tuple[Episode, str]:
         """The episode of an order, given again until its data are here."""
         refused, unanswered = 0, False
-        order = spec, self.policy.version, version
         while True:
             # What came of an order whose answer was lost is its answer, void or not.
-            done = self._station.inbox.claim(*order, voided=unanswered)
+            done = self._station.inbox.claim(spec, self.policy.version, version, voided=unanswered)
             if done is not None:
                 return done.episode, done.report.reason
             self._serve()
@@ -163,9 +161,7 @@ class RosRunner:
                 if done is not None:
                     return done.episode, done.report.reason
                 reason = f"the data of episode {episode_id} did not come within {ANSWER_S:.0f} s; they are in its bag"
-            unanswered |= reason in (UNANSWERED, DELIVERED)
-            if reason == DELIVERED:
-                continue
+            unanswered |= reason == UNANSWERED
             if reason != BUSY:
                 self._station.node.get_logger().warning(f"the order is given again: {reason}")
             refused += reason != BUSY  # an episode takes its time
@@ -178,9 +174,7 @@ class RosRunner:
             spec=spec_msg(spec), policy_version=self.policy.version, weights_version=version,
             replan_every=self._config.replan_every, policy_features=self._features, residual=self._residual,
         )  # fmt: skip
-        return self._station.order(
-            goal, self._stopping, lambda boot: self._station.inbox.holds(spec, self.policy.version, version, boot)
-        )
+        return self._station.order(goal, self._stopping)
 
     def _serve(self) -> None:
         """Have the VLA server serve this policy."""
@@ -217,13 +211,11 @@ class _Connection:
         self._spinner = Spinner(self.node)
         self._ready_timeout_s = config.ros.ready_timeout_s
 
-    def order(
-        self, goal: RunEpisode.Goal, stopping: threading.Event, delivered: Callable[[str], bool]
-    ) -> tuple[str, str]:
-        """delivered: is the episode of the controller of this boot here? DDS may lose answers, the link not."""
+    def order(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
         if not self._wait(lambda: self._orders.server_is_ready(), self._ready_timeout_s, stopping):
             return "", f"no controller within {self._ready_timeout_s:.0f} s"
-        accepted = self._orders.send_goal_async(goal)
+        under_way = _Carried()
+        accepted = self._orders.send_goal_async(goal, under_way.hear)
         if not self._wait(accepted.done, ACCEPT_S, stopping):
             return "", UNANSWERED
         handle = accepted.result()
@@ -232,18 +224,21 @@ class _Connection:
             self._wait(lambda: False, 1.0, stopping)
             return "", BUSY
         result, boot = handle.get_result_async(), self._health.version("controller")
-        accepted_at = time.monotonic()
+        lost = partial(self._lost, boot, time.monotonic())
         try:
-            lost = partial(self._lost, boot, accepted_at)
-            self._wait(lambda: result.done() or delivered(boot) or lost(), float("inf"), stopping)
-            self._wait(result.done, RESULT_S if delivered(boot) else 0.0, stopping)
+            self._wait(lambda: result.done() or self._here(under_way) or lost(), float("inf"), stopping)
+            self._wait(result.done, RESULT_S if self._here(under_way) else 0.0, stopping)
         except CancelledError:
             handle.cancel_goal_async()
             raise
-        if not result.done():
-            return "", DELIVERED if delivered(boot) else "the controller was lost"
-        answer: RunEpisode.Result = result.result().result  # type: ignore[union-attr]  # it is done
-        return (answer.outcome.episode_id, "") if answer.ok else ("", answer.message)
+        if result.done():
+            answer: RunEpisode.Result = result.result().result  # type: ignore[union-attr]  # it is done
+            return (answer.outcome.episode_id, "") if answer.ok else ("", answer.message)
+        return (under_way.episode_id, "") if self._here(under_way) else ("", "the controller was lost")
+
+    def _here(self, under_way: _Carried) -> bool:
+        """Are the data of an episode here? DDS may lose its answer, the link loses nothing."""
+        return self.inbox.holds(under_way.episode_id)
 
     def served_version(self) -> str:
         return self._health.version("vla_server") if self._health.silent_s("vla_server") < CONTROLLER_LOST_S else ""
@@ -287,6 +282,16 @@ class _Connection:
         self.inbox.close()
         self.weights.close()
         rclpy.try_shutdown(context=self._context)
+
+
+@dataclass
+class _Carried:
+    """What the controller has told of an order that it carries out."""
+
+    episode_id: str = ""
+
+    def hear(self, message: Any) -> None:
+        self.episode_id = message.feedback.episode_id
 
 
 def make_runner(
