@@ -2,7 +2,6 @@
 # make train    the whole loop on the default task; ARGS="--preset cube_pickup --seed 1"
 # make ros      ROS 2 from wheels, messages and nodes, for `pld launch`; needs no ROS installation
 # make test     unit, contract, integration and ROS tests
-# make faults   kill, freeze and starve the nodes of a station (docs/ros.md), ARGS=-s for the times
 # make check    lint, format, types, import rules
 # make bench    measure this machine; the last line is JSON
 SHELL := /bin/bash
@@ -20,7 +19,7 @@ COLCON = cd ros2_ws && AMENT_PREFIX_PATH=$(ROS_PREFIX) CMAKE_PREFIX_PATH=$(ROS_P
   PATH=$(ROS_PREFIX)/bin:$$PATH colcon --log-level error build --base-paths .. src
 ROS_PACKAGES = package.xml setup.py $(wildcard ros2_ws/src/pld_ros/setup.* ros2_ws/src/pld_ros/package.xml)
 
-.PHONY: setup dev ros system train test faults check bench clean
+.PHONY: setup dev ros system train test check bench clean
 
 setup: $(VENV)/.installed system
 dev: $(VENV)/.installed-dev system
@@ -73,9 +72,6 @@ train: setup
 
 test: dev ros
 	$(BIN)/python -m pytest $(ARGS)
-
-faults: dev ros
-	PLD_FAULTS=1 $(BIN)/python -m pytest tests/ros/test_faults.py $(ARGS)
 
 check: dev
 	$(BIN)/ruff check .

@@ -12,10 +12,6 @@ import pytest
 from pld_ros import shared_memory
 from pld_ros.environment import prepare_this_process
 
-# Minutes of killing processes; `make faults` runs them. They do not pass every time on a loaded machine, so they
-# are no part of `make test` yet.
-collect_ignore = [] if os.environ.get("PLD_FAULTS") else ["test_faults.py"]
-
 DOMAIN = os.getpid() % 100 + 1
 prepare_this_process(DOMAIN)  # before anything imports rclpy; processes that tests start inherit it
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,6 +107,30 @@ def give(node: RobotNode, sequence: int, action: Any = 0.1) -> bool:
     size = action if isinstance(action, list) else np.full(7, action, np.float32).tolist()
     node._command(DeltaCommand(sequence=sequence, action=size))
     return node.rates.total("commands") > before
+
+
+def test_an_arm_that_limited_its_command_is_watched_like_any_other(node: RobotNode, arm: Arm, clock: Clock) -> None:
+    arm.limits = True
+    assert not give(node, 1)
+    clock.pass_periods(WATCHDOG_PERIODS + 0.1)
+    node._watch()
+    assert arm.calls[-1] == "hold"
+
+
+def test_a_pause_ends_the_motion_of_a_reset(node: RobotNode, arm: Arm) -> None:
+    under_way, over = threading.Event(), threading.Event()
+
+    def reset(seed: int) -> None:
+        under_way.set()
+        over.wait(10)
+
+    arm.reset = reset  # type: ignore[method-assign]
+    assert node._reset(Reset.Request(), Reset.Response()).ok
+    assert under_way.wait(10)
+    node._operator(OperatorState(paused=True))
+    node._operator(OperatorState(paused=True))
+    over.set()
+    assert arm.calls.count("hold") == 1
 
 
 def test_silence_ends_in_a_hold(node: RobotNode, arm: Arm, clock: Clock) -> None:
