@@ -6,13 +6,14 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import rclpy
 from pld_msgs.action import RunEpisode
-from pld_msgs.msg import Health
-from rclpy.action import ActionServer
+from pld_msgs.msg import EpisodeStatus, Health
+from rclpy.action import ActionServer, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.context import Context
@@ -24,6 +25,7 @@ from station import Marching, make_learner
 from pld_core.link import RecordSender
 from pld_core.types import EpisodeSpec
 from pld_ros import topics
+from pld_ros.convert import spec_msg
 from pld_ros.recording.records import outcome_record, spec_of_message, step_record
 from pld_ros.runner.ros_runner import NAMESPACE, RosRunner
 
@@ -39,21 +41,29 @@ class Mute(Node):
         super().__init__("controller", namespace=NAMESPACE, context=context)
         self.orders = 0
         self.over = threading.Event()
-        self.voided = False
+        self.voided = self.busy = False
+        self.refused = 0
         self._sender = RecordSender(records, spool, "replay_logger")
         self._health = self.create_publisher(Health, topics.HEALTH, topics.HEALTHS)
         self.create_timer(0.05, self._speak)
         group = ReentrantCallbackGroup()
-        self.server = ActionServer(self, RunEpisode, topics.RUN_EPISODE, self._carry_out, callback_group=group)
+        self.server = ActionServer(
+            self, RunEpisode, topics.RUN_EPISODE, self._carry_out, callback_group=group,
+            goal_callback=self._accept,  # type: ignore[arg-type]  # rclpy says that it gets the whole request
+        )  # fmt: skip
 
     def _speak(self) -> None:
         self._health.publish(Health(node="controller", ready=True, version=BOOT))
         self._health.publish(Health(node="vla_server", ready=True, version=Marching.version))
 
+    def _accept(self, goal: RunEpisode.Goal) -> GoalResponse:
+        self.refused += self.busy
+        return GoalResponse.REJECT if self.busy else GoalResponse.ACCEPT
+
     def _carry_out(self, goal: ServerGoalHandle) -> RunEpisode.Result:
         self.orders += 1
         name = f"{BOOT}-{self.orders:06d}"
-        goal.publish_feedback(RunEpisode.Feedback(episode_id=name))
+        goal.publish_feedback(RunEpisode.Feedback(episode_id=name))  # type: ignore[arg-type]
         self.tell(name, spec_of_message(goal.request.spec))
         self.over.wait()
         goal.succeed()
@@ -95,7 +105,9 @@ def mute(link_addresses: dict[str, str], tmp_path: Path) -> Iterator[Mute]:
 
 @pytest.fixture
 def runner(mute: Mute, link_addresses: dict[str, str], tmp_path: Path) -> Iterator[RosRunner]:
-    runner = make_learner(*link_addresses.values(), tmp_path / "learner")
+    runner = make_learner(
+        link_addresses["ros.records_address"], link_addresses["ros.weights_address"], tmp_path / "learner"
+    )
     try:
         while not runner._station.served_version():
             time.sleep(0.01)
@@ -122,3 +134,23 @@ def test_what_was_spoilt_for_the_same_order_before_is_no_answer(mute: Mute, runn
     mute.voided = False
     assert not next(iter(runner.run([SPEC]))).voided
     assert mute.orders == 1
+
+
+def test_what_runs_for_a_learner_that_died_is_waited_for(mute: Mute, runner: RosRunner) -> None:
+    statuses = mute.create_publisher(EpisodeStatus, topics.EPISODE, topics.EPISODES)
+    status = EpisodeStatus(
+        state=EpisodeStatus.RUNNING, episode_id="theirs-000001", spec=spec_msg(SPEC), policy_version=Marching.version
+    )
+    statuses.publish(status)
+    mute.busy = True
+    with ThreadPoolExecutor(1) as pool:
+        ordered = pool.submit(lambda: next(iter(runner.run([SPEC]))))
+        while not mute.refused:
+            time.sleep(0.01)
+        status.state = EpisodeStatus.DONE
+        statuses.publish(status)
+        time.sleep(0.5)  # its data take a while
+        mute.busy = False
+        mute.tell("theirs-000001", SPEC)
+        assert not ordered.result(60).voided
+    assert mute.orders == 0

@@ -236,11 +236,10 @@ class Controller(PldNode):
         put_stamps(message, observation.stamp_ns)
         self._steps.publish(message)
         if step.tick % round(self.station.rate_hz) == 0 and self._goal is not None:
-            self._goal.publish_feedback(
-                RunEpisode.Feedback(
-                    episode_id=message.episode_id, tick=step.tick, success_probability=self.body.success_probability
-                )
+            told = RunEpisode.Feedback(
+                episode_id=message.episode_id, tick=step.tick, success_probability=self.body.success_probability
             )
+            self._goal.publish_feedback(told)  # type: ignore[arg-type]  # rclpy says that it gets the whole message
         self._sequence += 1
         self.rates.count("steps")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import rclpy
 from pld_msgs.action import RunEpisode
+from pld_msgs.msg import EpisodeStatus
 from pld_msgs.srv import LoadPolicy
 from rclpy.action import ActionClient
 from rclpy.context import Context
@@ -202,6 +203,8 @@ class _Connection:
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self.node = Node("learner", namespace=NAMESPACE, context=self._context)
         self._health = HealthWatch(self.node)
+        self._status = EpisodeStatus()  # the controller's newest word
+        self.node.create_subscription(EpisodeStatus, topics.EPISODE, self._hear, topics.EPISODES)
         self._orders = ActionClient(self.node, RunEpisode, topics.RUN_EPISODE)
         self._loads = self.node.create_client(LoadPolicy, topics.LOAD_POLICY)
         self.inbox = Inbox(config.ros.records_address, folder / "link")
@@ -220,9 +223,7 @@ class _Connection:
             return "", UNANSWERED
         handle = accepted.result()
         if handle is None or not handle.accepted:
-            # Busy, with the order of a learner that died or with one whose answer got lost.
-            self._wait(lambda: False, 1.0, stopping)
-            return "", BUSY
+            return self._finish_running(goal, stopping)
         result, boot = handle.get_result_async(), self._health.version("controller")
         lost = partial(self._lost, boot, time.monotonic())
         try:
@@ -235,6 +236,24 @@ class _Connection:
             answer: RunEpisode.Result = result.result().result  # type: ignore[union-attr]  # it is done
             return (answer.outcome.episode_id, "") if answer.ok else ("", answer.message)
         return (under_way.episode_id, "") if self._here(under_way) else ("", "the controller was lost")
+
+    def _finish_running(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
+        """The controller is busy: with the order of a learner that died, or with one whose answer got lost."""
+        episode_id = self._running(goal)
+        if not episode_id:
+            self._wait(lambda: False, 1.0, stopping)
+            return "", BUSY
+        self._wait(lambda: self._running(goal) != episode_id or self._lost("", 0.0), float("inf"), stopping)
+        return episode_id, ""
+
+    def _running(self, goal: RunEpisode.Goal) -> str:
+        """The episode that is carried out for this very order; empty if there is none."""
+        s = self._status
+        same = (s.spec, s.policy_version, s.weights_version) == (goal.spec, goal.policy_version, goal.weights_version)
+        return s.episode_id if same and s.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED) else ""
+
+    def _hear(self, message: EpisodeStatus) -> None:
+        self._status = message
 
     def _here(self, under_way: _Carried) -> bool:
         """Are the data of an episode here? DDS may lose its answer, the link loses nothing."""
