@@ -141,7 +141,7 @@ class RewardModel(Protocol):
     ``stop_at_success`` is told to run on, so that its knowledge does not show in when an episode ends.
 
     Optional: ``clear_latch()`` forgets the verdicts so far, of a model whose success stays until ``reset``;
-    ``see_first(observation)`` shows the episode's first observation to a model that is asked only later on.
+    ``watch(observation)`` shows a tick to a model that is not asked about it but remembers what it saw.
     """
 
     def reset(self) -> None: ...

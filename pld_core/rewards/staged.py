@@ -62,7 +62,6 @@ class StagedReward:
     def reset(self) -> None:
         self.index, self._ticks = 0, 0
         self._paid = [False] * len(self.stages)
-        self._first: Observation | None = None
         for stage in self.stages:
             stage.judge.reset()
 
@@ -75,11 +74,11 @@ class StagedReward:
         last = len(self.stages) - 1
         if self.index > last:  # done, and it stays done until reset
             return self._worth(last), True
-        if self._first is None:
-            self._first = step.observation
-            self._show_first()
         stage = self.stage
         self._ticks += 1
+        for other in self.stages:
+            if other is not stage:
+                _watch(other.judge, step.observation)
         if stage.judge.score(step)[1]:
             reward = 0.0 if self._paid[self.index] else self._worth(self.index)
             self._paid[self.index] = True  # a stage that is reached again pays nothing: no reward for going round
@@ -94,22 +93,17 @@ class StagedReward:
         return given if given is not None else float(index == len(self.stages) - 1)
 
     def _start_over(self) -> None:
+        """The episode goes on: verdicts are forgotten, what was seen is not."""
         self.index, self._ticks = 0, 0
         for stage in self.stages:
-            stage.judge.reset()
-        self._show_first()
-
-    def _show_first(self) -> None:
-        """The episode's first observation to all judges: those of later stages are asked long after it."""
-        if self._first is not None:
-            for stage in self.stages:
-                _show(stage.judge, self._first)
+            getattr(stage.judge, "clear_latch", stage.judge.reset)()
 
 
-def _show(judge: RewardModel, first: Observation) -> None:
-    see_first = getattr(judge, "see_first", None)
-    if see_first is not None:
-        see_first(first)
+def _watch(judge: RewardModel, observation: Observation) -> None:
+    """Judges that are not asked now build on what they saw before they are."""
+    watch = getattr(judge, "watch", None)
+    if watch is not None:
+        watch(observation)
 
 
 class PredicateReward:
@@ -149,8 +143,8 @@ class BothReward:
     def clear_latch(self) -> None:
         clear_latch(self._judge)
 
-    def see_first(self, observation: Observation) -> None:
-        _show(self._judge, observation)
+    def watch(self, observation: Observation) -> None:
+        _watch(self._judge, observation)
 
     def score(self, step: TimeStep) -> tuple[float, bool]:
         judged, holds = self._judge.score(step)[1], self._predicate.holds(step.observation.proprio)

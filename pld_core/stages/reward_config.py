@@ -17,15 +17,16 @@ class RewardTrainConfig:
 
     data: tuple[Path, ...] = ()  # folders of recorded, labelled episodes with images
     task: str = ""  # simulated: its episodes are collected first; together with data, both are used
-    episodes: int = 1200  # to collect
+    episodes: int = 2400  # to collect
     seed: int = 0
     out: str = ""  # folder of results; empty: runs/reward-<task>-seed<seed>
     policy: str = "compact"  # that drives a part of the episodes: compact, an installed name, or module:factory
     lanes: int = 8  # environments stepped together while collecting
     cameras: tuple[str, ...] = ()  # what the classifier sees; empty: all that were recorded
-    proprio: bool = False  # does it also get the proprioception?
+    proprio: bool = True  # does it also get the proprioception?
     encoder: Literal["base", "scratch"] = "base"  # start from the base policy's eyes, or from fresh weights
-    start_dim: int = 0  # numbers that it keeps of an episode's first picture; 0: each picture is judged by itself
+    memory_dim: int = 96  # numbers that it remembers of an episode; 0: each picture is judged by itself
+    memory_steps: int = 3000  # gradient steps of the memory, after those of the eyes
     hidden: tuple[int, ...] = (128, 64)  # widths of the MLP on top
     steps: int = 4000  # gradient steps before hard negatives are mined; each mining round adds half as many
     mining_rounds: int = 2
@@ -43,11 +44,11 @@ class RewardTrainConfig:
     def __post_init__(self) -> None:
         if not (self.task or self.data):
             raise ConfigError("Give --task NAME to collect episodes in simulation, or --data FOLDER of recorded ones.")
-        counts = {k: getattr(self, k) for k in ("episodes", "lanes", "steps", "batch_size")}
-        if min(counts.values()) < 1 or min(self.shift, self.start_dim) < 0:
+        counts = {k: getattr(self, k) for k in ("episodes", "lanes", "steps", "batch_size", "memory_steps")}
+        if min(counts.values()) < 1 or min(self.shift, self.memory_dim) < 0:
             raise ConfigError(
-                f"{', '.join(counts)} must be 1 or more, shift and start_dim 0 or more; got {counts}, {self.shift}, "
-                f"{self.start_dim}."
+                f"{', '.join(counts)} must be 1 or more, shift and memory_dim 0 or more; got {counts}, {self.shift}, "
+                f"{self.memory_dim}."
             )
         if not 0 < self.max_false_positive_rate < 1:
             raise ConfigError(f"max_false_positive_rate must be between 0 and 1, got {self.max_false_positive_rate}.")

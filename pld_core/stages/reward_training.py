@@ -20,9 +20,10 @@ from pld_core.rewards.classifier.calibration import calibrate, calibration_error
 from pld_core.rewards.classifier.dataset import Frames, read_frames, split
 from pld_core.rewards.classifier.drift import DriftMonitor
 from pld_core.rewards.classifier.measures import Scored, measure, roc
+from pld_core.rewards.classifier.memory_training import MemoryTraining, train_memory
 from pld_core.rewards.classifier.model import Decision, SuccessClassifier
 from pld_core.rewards.classifier.network import NetworkShape, init_network, judge_many, take_eyes
-from pld_core.rewards.classifier.training import ClassifierTraining, train_classifier
+from pld_core.rewards.classifier.training import ClassifierTraining, fingerprint, train_classifier
 from pld_core.rewards.debounce import Debounce
 from pld_core.rewards.predicate import Predicate
 from pld_core.stages.reward_config import RewardTrainConfig
@@ -63,7 +64,7 @@ def train_reward(config: RewardTrainConfig) -> dict[str, Any]:
     Interrupted, the same call goes on: episodes and training states are kept in the folder.
     """
     folder = config.folder
-    with Console(("collect", "train", "measure"), f"PLD success classifier -> {folder}") as console:
+    with Console(("collect", "train", "remember", "measure"), f"PLD success classifier -> {folder}") as console:
         policy = _policy(config) if config.task or config.encoder == "base" else None
         names = _collect(config, policy, console) if config.task else _names_of(config.robot)  # type: ignore[arg-type]
         Predicate.parse(config.predicate, names)  # before the minutes of training, not after
@@ -126,7 +127,7 @@ def _train(
     config: RewardTrainConfig, policy: BasePolicy | None, frames: Frames, console: Console
 ) -> tuple[NetworkShape, Params, dict[str, np.ndarray]]:
     proprio_dim = frames.proprio.shape[1] if config.proprio else 0
-    shape = NetworkShape(frames.cameras, proprio_dim, config.hidden, start_dim=config.start_dim)
+    shape = NetworkShape(frames.cameras, proprio_dim, config.hidden, memory_dim=config.memory_dim)
     if config.encoder == "base":
         if not isinstance(policy, CompactVLA):
             raise ConfigError(
@@ -136,18 +137,27 @@ def _train(
     params, stats = init_network(shape, config.seed)
     if config.encoder == "base":
         params["cameras"], stats["text"] = take_eyes(policy, frames.cameras, frames.instruction)  # type: ignore[arg-type]
-        if config.start_dim:
-            params["start_eyes"] = params["cameras"]
+    given = params["cameras"]
     training = ClassifierTraining(
         steps=config.steps, batch_size=config.batch_size, learning_rate=config.learning_rate,
         mining_rounds=config.mining_rounds, seed=config.seed,
         augmentation=Augmentation(config.shift, config.brightness, config.contrast, config.tint),
     )  # fmt: skip
+    origin = f"base {policy.version}" if config.encoder == "base" and policy else config.encoder
     with console.stage("train", training.total_steps, "steps") as shown:
         params, stats = train_classifier(
             params, stats, shape, frames, training, config.folder / "training",
             progress=lambda step, loss: shown.update(step, loss=loss),
-            origin=f"base {policy.version}" if config.encoder == "base" and policy else config.encoder,
+            origin=origin,
+        )  # fmt: skip
+    if not config.memory_dim:
+        return shape, params, stats
+    memory = MemoryTraining(config.memory_steps, augmentation=training.augmentation, seed=config.seed)
+    with console.stage("remember", memory.steps, "steps") as shown:
+        params, stats = train_memory(
+            {**params, "given": given}, stats, shape, frames, memory, config.folder / "training" / "memory.state",
+            progress=lambda step, loss: shown.update(step, loss=loss),
+            fingerprint=f"{training}, {fingerprint(shape, frames, training, origin)}",
         )  # fmt: skip
     return shape, params, stats
 
@@ -160,7 +170,7 @@ def _decide(
 ) -> tuple[SuccessClassifier, dict[str, Judged]]:
     """Calibration, threshold and drift alarm, all from the validation episodes; the held-out ones are only judged."""
     judged = {
-        part: Judged(frames, *judge_many(*network, frames.images, frames.proprio, frames.first))
+        part: Judged(frames, *judge_many(*network, frames.images, frames.proprio, frames.episode))
         for part, frames in zip(("training", "validation", "held-out"), parts, strict=True)
     }
     seen = judged["validation"]

@@ -10,6 +10,7 @@ from pld_core.rewards.classifier import SuccessClassifier
 from pld_core.rewards.classifier.calibration import Calibration
 from pld_core.rewards.classifier.dataset import Frames
 from pld_core.rewards.classifier.drift import DriftMonitor
+from pld_core.rewards.classifier.memory_training import MemoryTraining, train_memory
 from pld_core.rewards.classifier.model import Decision
 from pld_core.rewards.classifier.network import NetworkShape, init_network, judge_many
 from pld_core.rewards.classifier.training import ClassifierTraining, train_classifier
@@ -18,7 +19,7 @@ from pld_core.types import Observation, TimeStep
 from pld_core.vla.model import CompactVLAConfig
 
 SIZE = 16
-SHAPE = NetworkShape((("top", SIZE, SIZE),), 0, (8,), CompactVLAConfig(stem=8, channels=4, keypoints=2), 2)
+SHAPE = NetworkShape((("top", SIZE, SIZE),), 0, (8,), CompactVLAConfig(stem=8, channels=4, keypoints=2), 4)
 NAMES = ("x_m", "y_m")
 
 
@@ -57,7 +58,9 @@ def trained() -> tuple:
     params, stats = init_network(SHAPE, 0)
     training = ClassifierTraining(steps=60, batch_size=16, mining_rounds=1, learning_rate=1e-2)
     params, stats = train_classifier(params, stats, SHAPE, data, training)
-    features = judge_many(SHAPE, params, stats, data.images, data.proprio, data.first)[1]
+    memory = MemoryTraining(steps=100, batch_size=16, learning_rate=1e-2)
+    params, stats = train_memory(params, stats, SHAPE, data, memory)
+    features = judge_many(SHAPE, params, stats, data.images, data.proprio, data.episode)[1]
     return params, stats, DriftMonitor.fit(features, features)
 
 

@@ -38,7 +38,7 @@ def task(monkeypatch) -> str:
 def test_reward_train_makes_a_reward_and_a_report(task, capsys):
     command = ["reward-train", "--task", task, "--policy", "pld_sim.point_reach:biased_base", "--encoder", "scratch"]
     command += ["--episodes", "66", "--steps", "40", "--mining_rounds", "1", "--batch_size", "16", "--lanes", "4"]
-    command += ["--predicate", "x < 2", "--hidden", "16", "--start_dim", "2", "--out", "out"]
+    command += ["--predicate", "x < 2", "--hidden", "16", "--memory_dim", "4", "--memory_steps", "20", "--out", "out"]
     assert cli.main(command) == 0
     assert "pld train --reward classifier:out/success.ckpt" in capsys.readouterr().out
     metrics = json.loads(Path("out/metrics.json").read_text())
@@ -55,7 +55,7 @@ def test_reward_train_makes_a_reward_and_a_report(task, capsys):
     assert isinstance(reward.score(step)[0], float)
 
     made = {path: path.stat().st_mtime_ns for pattern in MADE_ONCE for path in Path("out").glob(pattern)}
-    assert [len(list(Path("out").glob(pattern))) for pattern in MADE_ONCE] == [66, 2]
+    assert [len(list(Path("out").glob(pattern))) for pattern in MADE_ONCE] == [66, 3]
     assert cli.main(command) == 0  # again: nothing is collected or trained a second time
     assert {path: path.stat().st_mtime_ns for path in made} == made
     again = json.loads(Path("out/metrics.json").read_text())
@@ -73,7 +73,7 @@ def test_reward_train_makes_a_reward_and_a_report(task, capsys):
         (["--task", "peg_insertion", "--debounce", "4", "3"], "N of M"),
         (["--task", "peg_insertion", "--predicate", "tool_q < 1"], "tool_q"),
         (["--task", "peg_insertion", "--max_false_positive_rate", "1.5"], "max_false_positive_rate"),
-        (["--task", "peg_insertion", "--start_dim", "-1"], "start_dim"),
+        (["--task", "peg_insertion", "--memory_dim", "-1"], "memory_dim"),
     ],
 )
 def test_reward_train_refuses_before_it_works(arguments, complaint, capsys):

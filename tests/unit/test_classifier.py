@@ -20,8 +20,9 @@ from pld_core.rewards.classifier.augment import Augmentation
 from pld_core.rewards.classifier.calibration import Calibration, calibrate, calibration_error, choose_threshold
 from pld_core.rewards.classifier.dataset import labels, read_frames, split
 from pld_core.rewards.classifier.measures import Scored, measure, roc
+from pld_core.rewards.classifier.memory_training import MemoryTraining, _Episodes, frame_weights, train_memory
 from pld_core.rewards.classifier.network import NetworkShape, init_network, judge_many, take_eyes
-from pld_core.rewards.classifier.training import ClassifierTraining, _fingerprint, _Pools
+from pld_core.rewards.classifier.training import ClassifierTraining, _Pools, fingerprint
 from pld_core.rewards.debounce import Debounce, Latch
 from pld_core.rewards.predicate import Predicate
 from pld_core.types import Episode, EpisodeSpec, Observation, ObservationSpec
@@ -211,13 +212,6 @@ def test_reading_recorded_episodes(tmp_path):
         read_frames([tmp_path / "elsewhere"])
 
 
-def test_the_picture_an_episode_begins_with():
-    """As a reward sees it: the runner asks for the first time after one tick."""
-    data = toy_classifier.frames(2, ticks=3)
-    assert data.first.tolist() == [0, 1, 1, 3, 4, 4]
-    assert data.pick([1]).first.tolist() == [0, 1, 1]
-
-
 def test_split_keeps_episodes_whole_and_apart():
     data = toy_classifier.frames(40)
     parts = split(data, 0)
@@ -260,9 +254,9 @@ def test_a_training_goes_on_only_with_what_it_began_with():
         (relabelled, config, "base 1"),
         (renamed, config, "base 1"),
     ]
-    found = [_fingerprint(toy_classifier.SHAPE, *each) for each in [(data, config, "base 1"), *others]]
+    found = [fingerprint(toy_classifier.SHAPE, *each) for each in [(data, config, "base 1"), *others]]
     assert len(set(found)) == len(found)
-    assert _fingerprint(toy_classifier.SHAPE, toy_classifier.frames(4), ClassifierTraining(), "base 1") == found[0]
+    assert fingerprint(toy_classifier.SHAPE, toy_classifier.frames(4), ClassifierTraining(), "base 1") == found[0]
 
 
 def test_mining_takes_the_negatives_that_score_highest():
@@ -314,34 +308,96 @@ def test_tells_bright_from_dark_and_debounces():
     assert not any(e.drift for e in estimates)
 
 
-def test_remembers_the_first_picture_until_reset():
-    shape = dataclasses.replace(toy_classifier.SHAPE, hidden=(32,))
+def untrained(memory_dim: int) -> SuccessClassifier:
+    shape = dataclasses.replace(toy_classifier.SHAPE, memory_dim=memory_dim)
     ready = toy_classifier.classifier()
-    reward = SuccessClassifier(shape, *init_network(shape, 0), ready.decision, ready.drift)
+    return SuccessClassifier(shape, *init_network(shape, 0), ready.decision, ready.drift)
+
+
+def probability(reward: SuccessClassifier, *seen: Observation) -> float:
+    """Of the last of some ticks that are an episode's first."""
+    reward.reset()
+    return [reward.estimate(observation) for observation in seen][-1].probability
+
+
+@pytest.mark.parametrize(("memory_dim", "remembers"), [(0, False), (32, True)])
+def test_remembers_what_it_saw_until_reset(memory_dim, remembers):
+    reward = untrained(memory_dim)
     dark, bright = (toy_classifier.step(b).observation for b in (False, True))
-
-    def probability(*seen: Observation) -> float:
-        reward.reset()
-        return [reward.estimate(observation) for observation in seen][-1].probability
-
-    assert probability(dark, bright) != probability(bright, bright)
-    assert probability(dark, bright) == probability(dark, bright)
+    assert (probability(reward, dark, bright) != probability(reward, bright, bright)) == remembers
+    assert probability(reward, dark, bright) == probability(reward, dark, bright)
 
 
-def test_verdicts_can_be_forgotten_but_not_the_first_picture():
+def test_what_is_only_watched_is_remembered_alike():
+    reward = untrained(32)
+    dark, bright = (toy_classifier.step(b).observation for b in (False, True))
+    expected = probability(reward, dark, dark, bright)
+    reward.reset()
+    reward.watch(dark)
+    reward.watch(dark)
+    assert reward.estimate(bright).probability == expected
+
+
+def test_verdicts_can_be_forgotten_but_not_what_was_seen():
     reward = toy_classifier.classifier()
     bright = toy_classifier.step(True).observation
     assert [reward.estimate(bright).success for _ in range(2)] == [False, True]
-    start = reward._start
+    memory = reward._memory
     reward.clear_latch()
+    assert reward._memory is memory
     assert [reward.estimate(bright).success for _ in range(2)] == [False, True]
-    assert reward._start is start
+
+
+def test_the_memory_s_batches_hold_what_a_reward_would_see():
+    data = toy_classifier.frames(6)
+    views = [np.arange(len(data), dtype=np.float16)[:, None] + 100 * k for k in range(2)]
+    batches = _Episodes(data, toy_classifier.SHAPE, views, MemoryTraining(batch_size=50))
+    batch = batches(3)
+    for features, weight, success in zip(batch["features"], batch["weight"], batch["success"], strict=True):
+        length = int(np.flatnonzero(weight)[-1]) + 1
+        shown = features[:length, 0].astype(int)
+        assert len(set(shown // 100)) == 1, "one view of one episode"
+        rows = shown % 100
+        assert len(set(data.episode[rows])) == 1
+        assert (np.diff(rows) > 0).all()
+        assert (rows % 6 != 0).all(), "the first frame was there before the first tick"
+        np.testing.assert_array_equal(success[:length], data.success[rows])
+        assert not success[length:].any()
+    for name, values in batches(3).items():
+        np.testing.assert_array_equal(values, batch[name])
+
+
+def test_frames_that_matter_weigh_more():
+    data = toy_classifier.frames(10, ticks=40)
+    weight = frame_weights(data).reshape(10, 40)
+    assert weight.mean() == pytest.approx(1.0)
+    assert (weight[:, 0] == 0).all()
+    assert weight[1, 35] == pytest.approx(3 * weight[1, 5])  # failed: near its end
+    assert weight[0, 30] == pytest.approx(3 * weight[0, 5])  # before its success
+    positive = data.success.reshape(10, 40)
+    assert weight[positive].sum() == pytest.approx(0.7 * weight[~positive].sum())
+
+
+def test_a_memory_learns_what_no_single_picture_shows():
+    """Success is the second bright picture of an episode: the pictures are the same, the past is not."""
+    rng = np.random.default_rng(0)
+    bright = rng.random((60, 8)) < 0.3
+    bright[:, 0] = False
+    success = bright.cumsum(axis=1) >= 2
+    images = np.stack([toy_classifier.picture(bool(b), k) for k, b in enumerate(bright.ravel())])
+    data = dataclasses.replace(toy_classifier.frames(60, ticks=8), images={"top": images}, success=success.ravel())
+    shape = dataclasses.replace(toy_classifier.SHAPE, memory_dim=8)
+    params, stats = init_network(shape, 0)
+    trained = train_memory(params, stats, shape, data, MemoryTraining(300, 16, 1e-2))
+    logits, _ = judge_many(shape, *trained, data.images, data.proprio, data.episode)
+    asked = np.arange(len(data)) % 8 != 0
+    assert ((logits > 0) == data.success)[asked].mean() > 0.97
 
 
 def test_judges_an_episode_as_it_was_measured():
     reward = toy_classifier.classifier()
     data = toy_classifier.frames(2)
-    logits, _ = judge_many(reward.shape, reward.params, reward.stats, data.images, data.proprio, data.first)
+    logits, _ = judge_many(reward.shape, reward.params, reward.stats, data.images, data.proprio, data.episode)
     measured = reward.decision.calibration.probability(logits)
     for number in range(2):
         reward.reset()

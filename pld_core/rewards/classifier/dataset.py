@@ -39,13 +39,6 @@ class Frames:
         """Name, height and width [pixels], sorted by name."""
         return tuple((name, *self.images[name].shape[1:3]) for name in sorted(self.images))
 
-    @property
-    def first(self) -> np.ndarray:
-        """int ``[N]``: the row of the picture with which each frame's episode begins, as a reward first sees it:
-        after one tick."""
-        start = np.searchsorted(self.episode, np.arange(len(self.names)))[self.episode]
-        return np.minimum(start + 1, np.arange(len(self)))
-
     def rows(self, number: int) -> slice:
         """The rows of one episode."""
         first, last = np.searchsorted(self.episode, (number, number + 1))

@@ -16,7 +16,7 @@ from pld_core.checkpoint import load_checkpoint, save_checkpoint
 from pld_core.errors import CheckpointError, ConfigError, ContractError, NonFiniteError
 from pld_core.rewards.classifier.calibration import Calibration
 from pld_core.rewards.classifier.drift import DriftMonitor
-from pld_core.rewards.classifier.network import NetworkShape, first_look, init_network, judge
+from pld_core.rewards.classifier.network import NetworkShape, init_network, judge
 from pld_core.rewards.debounce import Debounce, Latch
 from pld_core.rewards.predicate import Predicate
 from pld_core.types import Observation, TimeStep
@@ -54,8 +54,8 @@ class Decision:
 class SuccessClassifier:
     """Judges success from images; 1.0 at success, else 0. Implements interfaces.RewardModel.
 
-    Call ``score`` or ``estimate`` once per tick, ``reset`` at the start of an episode. Raises ContractError for an
-    observation that it cannot judge.
+    Call ``score`` or ``estimate`` once per tick (or ``watch``, where no verdict is wanted), ``reset`` where an
+    episode begins. Raises ContractError for an observation that it cannot judge.
     """
 
     sees_for_itself = True
@@ -77,19 +77,24 @@ class SuccessClassifier:
 
     def reset(self) -> None:
         self._latch.reset()
-        self._start: jax.Array | None = None  # of the first picture that it is shown from now on
+        self._memory: Any = np.zeros((1, self.shape.memory_dim), np.float32)
 
     def clear_latch(self) -> None:
-        """Forget the verdicts so far, but not the episode's first picture."""
+        """Forget the verdicts so far, but not what was seen."""
         self._latch.reset()
 
-    def see_first(self, observation: Observation) -> None:
-        """Take this as the episode's first picture, where estimates are asked for only later on."""
-        self._checked(observation)
-        self._start = first_look(self.shape, self.params, self.stats, self._pictures(observation))
+    def watch(self, observation: Observation) -> None:
+        """See a tick at which no verdict is wanted; later ones build on it."""
+        if self.shape.memory_dim:
+            self._look(observation)
 
-    def _pictures(self, observation: Observation) -> dict[str, np.ndarray]:
-        return {name: observation.images[name][None] for name, _, _ in self.shape.cameras}
+    def _look(self, observation: Observation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logits ``[1]``, features ``[1, F]`` and the proprioception ``[P]``."""
+        proprio = self._checked(observation)
+        images = {name: observation.images[name][None] for name, _, _ in self.shape.cameras}
+        seen = proprio[None, : self.shape.proprio_dim]
+        logits, features, self._memory = judge(self.shape, self.params, self.stats, images, seen, self._memory)
+        return np.asarray(logits), np.asarray(features), proprio
 
     def score(self, step: TimeStep) -> tuple[float, bool]:
         success = self.estimate(step.observation).success
@@ -97,17 +102,12 @@ class SuccessClassifier:
 
     def estimate(self, observation: Observation) -> SuccessEstimate:
         """The verdict on this tick's observation, which the next ones build on."""
-        proprio = self._checked(observation)
-        images = self._pictures(observation)
-        network = (self.shape, self.params, self.stats)
-        if self._start is None:
-            self._start = first_look(*network, images)
-        logits, features = judge(*network, images, self._start, proprio[None, : self.shape.proprio_dim])
-        probability = float(self.decision.calibration.probability(np.asarray(logits))[0])
+        logits, features, proprio = self._look(observation)
+        probability = float(self.decision.calibration.probability(logits)[0])
         if not np.isfinite(probability):
             raise NonFiniteError("The success classifier answers NaN; its weights are unusable.")
         positive = probability >= self.decision.threshold and self._predicate.holds(proprio)
-        drift = bool(self.drift.drifted(np.asarray(features))[0])
+        drift = bool(self.drift.drifted(features)[0])
         return SuccessEstimate(probability, self._latch.see(positive), drift)
 
     def _checked(self, observation: Observation) -> np.ndarray:
@@ -182,7 +182,7 @@ def _shape(saved: Mapping[str, Any]) -> NetworkShape:
         cameras=tuple((str(n), int(h), int(w)) for n, h, w in saved["cameras"]),
         proprio_dim=int(saved["proprio_dim"]),
         hidden=tuple(saved["hidden"]),
-        start_dim=int(saved["start_dim"]),
+        memory_dim=int(saved["memory_dim"]),
         encoder=CompactVLAConfig(**saved["encoder"]),
     )
 

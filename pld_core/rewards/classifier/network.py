@@ -1,10 +1,10 @@
 """The classifier's network: images (and proprioception, if wanted) to one logit.
 
-Letters: ``B`` batch, ``h, w`` image, ``P`` proprioception, ``F`` features, ``D`` instruction embedding, ``S`` what
-is kept of the episode's first picture. One picture may not tell enough: of a peg halfway in its hole the tip is
-hidden, and how deep it is depends on how far it stuck out of the hand, which was to be seen before.
+Letters: ``B`` batch, ``N`` frames, ``h, w`` image, ``P`` proprioception, ``F`` features of one pair of eyes, ``D``
+instruction embedding, ``M`` numbers remembered of the episode (see ``memory``).
 The encoder is CompactVLA's (patches, convolutions, keypoints, attended features): positions survive it, and what a
-policy has learnt to see can be taken over as a start.
+policy has learnt to see can be taken over as a start. A memory also gets what the eyes saw before they were trained:
+they tell where things are, the trained ones whether the task is done.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from pld_core.errors import ConfigError
+from pld_core.rewards.classifier.memory import enter, init_memory, remember, unroll
 from pld_core.types import ObservationSpec
 from pld_core.vla.compact_vla import CompactVLA
 from pld_core.vla.instruction import tokenise
-from pld_core.vla.layers import Params, dense, dense_init, mlp, mlp_init
+from pld_core.vla.layers import Params, mlp, mlp_init
 from pld_core.vla.model import CompactVLAConfig, ModelShape, embed_text, encode_camera, init_params
 
 Stats = Mapping[str, Any]
+UNSEEN = -30.0  # logit of the frame before an episode's first tick, which a reward never sees
+BLOCK = 64  # frames looked at together: their activations stay in a core's cache
+_EPISODES = 32  # unrolled at a time
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class NetworkShape:
     proprio_dim: int  # 0: no proprioception
     hidden: tuple[int, ...] = (128, 64)
     encoder: CompactVLAConfig = field(default_factory=CompactVLAConfig)
-    start_dim: int = 0  # S; 0: every picture is judged by itself
+    memory_dim: int = 0  # M; 0: every picture is judged by itself
 
     @property
     def feature_dim(self) -> int:
@@ -47,28 +51,28 @@ class NetworkShape:
 
 def init_network(shape: NetworkShape, seed: int) -> tuple[Params, dict[str, np.ndarray]]:
     """Fresh weights and statistics: text ``[D]``, mean and spread of the proprioception ``[P]`` and of the features of
-    first pictures ``[F]``.
+    both pairs of eyes ``[2 F]``.
 
-    Weights: "cameras" and "head"; "start_eyes", which see first pictures and are not trained, and "start", the layer
-    behind them.
+    Weights: "cameras" and "head", which judge a picture by itself; "given", the eyes as they were before training,
+    and "memory".
     """
     sizes = {name: (height, width, 3) for name, height, width in shape.cameras}
     model = ModelShape.of(ObservationSpec(sizes, shape.proprio_dim), 1, shape.encoder)
     key, head_key = jax.random.split(jax.random.key(seed))
     cameras = init_params(model, key)["cameras"]
-    inputs = shape.feature_dim + shape.start_dim + shape.proprio_dim
+    inputs = shape.feature_dim + shape.proprio_dim
     stats = {
         "text": np.zeros(shape.encoder.text_dim, np.float32),
         "proprio_mean": np.zeros(shape.proprio_dim, np.float32),
         "proprio_std": np.ones(shape.proprio_dim, np.float32),
-        "start_mean": np.zeros(shape.feature_dim, np.float32),
-        "start_std": np.ones(shape.feature_dim, np.float32),
+        "feature_mean": np.zeros(2 * shape.feature_dim, np.float32),
+        "feature_std": np.ones(2 * shape.feature_dim, np.float32),
     }
     params: Params = {"cameras": cameras, "head": mlp_init(head_key, (inputs, *shape.hidden, 1), 0.1)}
-    if not shape.start_dim:
-        return params | {"start": {}, "start_eyes": {}}, stats
-    layer = dense_init(jax.random.fold_in(head_key, 1), shape.feature_dim, shape.start_dim)
-    return params | {"start": layer, "start_eyes": cameras}, stats
+    if not shape.memory_dim:
+        return params | {"given": {}, "memory": {}}, stats
+    memory = init_memory(jax.random.fold_in(head_key, 1), 2 * shape.feature_dim, shape.proprio_dim, shape.memory_dim)
+    return params | {"given": cameras, "memory": memory}, stats
 
 
 def take_eyes(policy: CompactVLA, cameras: Sequence[tuple[str, int, int]], instruction: str) -> tuple[Params, Any]:
@@ -92,34 +96,39 @@ def see(eyes: Params, stats: Stats, shape: NetworkShape, images: Mapping[str, ja
     return jnp.concatenate([part for view in views for part in view], axis=1)
 
 
-def keep(stats: Stats, features: jax.Array) -> jax.Array:
-    """First pictures' features ``[B, F]``, each entry in units of its spread."""
-    return (features - stats["start_mean"]) / stats["start_std"]
+def see_twice(params: Params, stats: Stats, shape: NetworkShape, images: Mapping[str, jax.Array]) -> jax.Array:
+    """What a memory gets, ``[B, 2 F]``: features of the trained eyes and of the given ones."""
+    return jnp.concatenate([see(params[eyes], stats, shape, images) for eyes in ("cameras", "given")], axis=1)
 
 
-def logits_of(
-    params: Params, stats: Stats, shape: NetworkShape, features: jax.Array, start: jax.Array, proprio: jax.Array
-) -> jax.Array:
-    """Logits ``[B]`` from features ``[B, F]``, ``keep`` of the first pictures ``[B, F]`` (unused where S is 0) and
-    proprioception ``[B, P]`` (``P`` may be 0)."""
-    kept = dense(params["start"], start) if shape.start_dim else start[:, :0]
-    state = (proprio - stats["proprio_mean"]) / stats["proprio_std"]
-    return mlp(params["head"], jnp.concatenate([features, kept, state], axis=1))[:, 0]
+def normal_proprio(stats: Stats, proprio: jax.Array) -> jax.Array:
+    return (proprio - stats["proprio_mean"]) / stats["proprio_std"]
+
+
+def normal_features(stats: Stats, features: jax.Array) -> jax.Array:
+    return (features - stats["feature_mean"]) / stats["feature_std"]
+
+
+def logits_of(params: Params, stats: Stats, features: jax.Array, proprio: jax.Array) -> jax.Array:
+    """Logits ``[B]`` of pictures by themselves: features ``[B, F]``, proprioception ``[B, P]`` (``P`` may be 0)."""
+    return mlp(params["head"], jnp.concatenate([features, normal_proprio(stats, proprio)], axis=1))[:, 0]
+
+
+def take_in(memory: Params, stats: Stats, features: jax.Array, proprio: jax.Array) -> jax.Array:
+    """What the memory takes in, ``[..., M]``, of ``see_twice`` and the proprioception."""
+    return enter(memory, normal_features(stats, features), normal_proprio(stats, proprio))
 
 
 @partial(jax.jit, static_argnames=("shape",))
-def first_look(shape: NetworkShape, params: Params, stats: Stats, images: Any) -> jax.Array:
-    """What ``judge`` needs to know of the first pictures of episodes, ``[B, F]``."""
-    if not shape.start_dim:
-        return jnp.zeros((len(next(iter(images.values()))), shape.feature_dim))
-    return keep(stats, see(params["start_eyes"], stats, shape, images))
-
-
-@partial(jax.jit, static_argnames=("shape",))
-def judge(shape: NetworkShape, params: Params, stats: Stats, images: Any, start: jax.Array, proprio: jax.Array):
-    """Logits ``[B]`` and features ``[B, F]``; compiled once per shape and batch size."""
-    features = see(params["cameras"], stats, shape, images)
-    return logits_of(params, stats, shape, features, start, proprio), features
+def judge(shape: NetworkShape, params: Params, stats: Stats, images: Any, proprio: jax.Array, memory: jax.Array):
+    """Logits ``[B]``, features of the trained eyes ``[B, F]`` and the memory ``[B, M]`` after this tick; memory: before
+    it, zeros at an episode's beginning. Compiled once per shape and batch size."""
+    if not shape.memory_dim:
+        features = see(params["cameras"], stats, shape, images)
+        return logits_of(params, stats, features, proprio), features, memory
+    features = see_twice(params, stats, shape, images)
+    memory, logits = remember(params["memory"], memory, take_in(params["memory"], stats, features, proprio))
+    return logits, features[:, : shape.feature_dim], memory
 
 
 def judge_many(
@@ -128,30 +137,54 @@ def judge_many(
     stats: Stats,
     images: Mapping[str, np.ndarray],
     proprio: np.ndarray,
-    first: np.ndarray,
-    block: int = 64,
+    episode: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As ``judge`` for any number of frames, a block at a time; first: the row of each frame's first picture."""
-    total = len(proprio)
-    logits, features = np.zeros(total, np.float32), np.zeros((total, shape.feature_dim), np.float32)
-    beginnings, which = np.unique(first, return_inverse=True)
-    starts = np.concatenate(
-        [
-            np.asarray(first_look(shape, params, stats, _seen(shape, images, beginnings[rows])))
-            for rows in _blocks(len(beginnings), block)
-        ]
-    )
-    for rows in _blocks(total, block):
-        seen = _seen(shape, images, rows)
-        found = judge(shape, params, stats, seen, starts[which[rows]], proprio[rows, : shape.proprio_dim])
-        logits[rows], features[rows] = (np.asarray(part) for part in found)
-    return logits, features
+    """Logits ``[N]`` and features of the trained eyes ``[N, F]`` of whole episodes, a block at a time; episode: which
+    one each frame is of, int ``[N]``, in order."""
+    proprio = proprio[:, : shape.proprio_dim]
+    if shape.memory_dim:
+        features = look(shape, params, stats, images)
+        entered = np.asarray(jax.jit(take_in)(params["memory"], stats, features, proprio))
+        return _unrolled(params, entered, episode), features[:, : shape.feature_dim]
+    parts = [judge(shape, params, stats, seen(shape, images, rows), proprio[rows], np.zeros((BLOCK, 0)))
+             for rows in blocks(len(proprio), BLOCK)]  # fmt: skip
+    logits, features = (np.concatenate([np.asarray(part[k]) for part in parts]) for k in (0, 1))
+    return logits[: len(proprio)], features[: len(proprio)]
 
 
-def _blocks(total: int, size: int) -> list[np.ndarray]:
+def look(shape: NetworkShape, params: Params, stats: Stats, images: Mapping[str, np.ndarray]) -> np.ndarray:
+    """``see_twice`` of any number of frames, float32 ``[N, 2 F]``."""
+    total = len(next(iter(images.values())))
+    parts = [_look(shape, params, stats, seen(shape, images, rows)) for rows in blocks(total, BLOCK)]
+    return np.concatenate([np.asarray(part) for part in parts])[:total]
+
+
+@partial(jax.jit, static_argnames=("shape",))
+def _look(shape: NetworkShape, params: Params, stats: Stats, images: Any) -> jax.Array:
+    return see_twice(params, stats, shape, images)
+
+
+def _unrolled(params: Params, entered: np.ndarray, episode: np.ndarray) -> np.ndarray:
+    """Logits ``[N]``; an episode's first frame was there before the reward was asked."""
+    logits = np.full(len(episode), UNSEEN, np.float32)
+    numbers, start, length = np.unique(episode, return_index=True, return_counts=True)
+    longest = int(length.max()) - 1
+    run = jax.jit(unroll)
+    for rows in blocks(len(numbers), _EPISODES):
+        padded = np.zeros((len(rows), longest, entered.shape[1]), np.float32)
+        for k, n in enumerate(rows):
+            padded[k, : length[n] - 1] = entered[start[n] + 1 : start[n] + length[n]]
+        found = np.asarray(run(params["memory"], padded))
+        for k, n in enumerate(rows):
+            logits[start[n] + 1 : start[n] + length[n]] = found[k, : length[n] - 1]
+    return logits
+
+
+def blocks(total: int, size: int) -> list[np.ndarray]:
     """Row numbers in blocks of one size; the last one is filled up with the last row."""
     return [np.minimum(np.arange(size) + low, total - 1) for low in range(0, total, size)]
 
 
-def _seen(shape: NetworkShape, images: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+def seen(shape: NetworkShape, images: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """These frames of the cameras that the network has."""
     return {name: images[name][rows] for name, _, _ in shape.cameras}

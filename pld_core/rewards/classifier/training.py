@@ -6,6 +6,7 @@ and those that the classifier itself, after a first round, holds for successes.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,13 +19,11 @@ import numpy as np
 from pld_core.errors import ConfigError
 from pld_core.rewards.classifier.augment import Augmentation
 from pld_core.rewards.classifier.dataset import Frames
-from pld_core.rewards.classifier.network import NetworkShape, Stats, judge_many, keep, logits_of, see
+from pld_core.rewards.classifier.network import NetworkShape, Stats, judge_many, logits_of, see
 from pld_core.vla.layers import Params
 from pld_core.vla.training import Batch, TrainConfig, fit
 
 Progress = Callable[[int, float], None]
-BEGINNINGS = 8  # of an episode's pictures, any of which stands for the first: else episodes are learnt by heart
-START_NOISE = 0.3  # for the same reason; in units of the spread of first pictures' features
 NEAR = 10  # ticks before the first success, or before the end of a failed episode
 
 
@@ -68,10 +67,8 @@ class ClassifierLoss:
     augmentation: Augmentation
 
     def __call__(self, params: Params, stats: Stats, batch: Batch, key: jax.Array) -> jax.Array:
-        look, stir = jax.random.split(key)
-        features = see(params["cameras"], stats, self.shape, self.augmentation(look, batch["images"]))
-        start = batch["start"] + START_NOISE * jax.random.normal(stir, batch["start"].shape)
-        logits = logits_of(params, stats, self.shape, features, start, batch["proprio"])
+        features = see(params["cameras"], stats, self.shape, self.augmentation(key, batch["images"]))
+        logits = logits_of(params, stats, features, batch["proprio"])
         return jnp.mean(jax.nn.softplus(logits) - batch["success"] * logits)
 
 
@@ -85,14 +82,13 @@ def train_classifier(
     progress: Progress = lambda step, loss: None,
     origin: str = "",
 ) -> tuple[Params, dict[str, np.ndarray]]:
-    """Trained weights, and the statistics with those of the training frames.
+    """Trained eyes and head, and the statistics with those of the training frames; every picture by itself.
 
-    The eyes for first pictures stay as they are: trained, they would learn to tell the episodes apart.
     state_folder: where each round keeps its state, so that an interrupted training goes on; origin: where the
     given weights come from. Raises CheckpointError where the folder holds the state of another training.
     """
     stats = {**stats, **proprio_stats(frames, shape.proprio_dim)}
-    stats, beginnings = _beginnings(params, stats, shape, frames, config)
+    shape = dataclasses.replace(shape, memory_dim=0)
     pools = _Pools(frames)
     loss = ClassifierLoss(shape, config.augmentation)
     done = 0
@@ -102,22 +98,21 @@ def train_classifier(
             steps=steps, batch_size=config.batch_size, learning_rate=config.learning_rate / (1 + number), ema=0.995,
             seed=config.seed * 100 + number,
         )  # fmt: skip
-        trainable = {name: weights for name, weights in params.items() if name != "start_eyes"}
+        trainable = {name: params[name] for name in ("cameras", "head")}
         params = params | fit(
-            loss, trainable, stats, _Batches(frames, shape, pools, config, number, beginnings), schedule,
-            fingerprint=f"{_fingerprint(shape, frames, config, origin)}, round {number}",
+            loss, trainable, stats, _Batches(frames, shape, pools, config, number), schedule,
+            fingerprint=f"{fingerprint(shape, frames, config, origin)}, round {number}",
             state_path=state_folder / f"round{number}.state" if state_folder else None,
             progress=lambda step, value, done=done: progress(done + step, value),
         )  # fmt: skip
         done += steps
         if number < config.mining_rounds:
-            pools.mine(
-                judge_many(shape, params, stats, frames.images, frames.proprio, frames.first)[0], config.hard_share
-            )
+            logits, _ = judge_many(shape, params, stats, frames.images, frames.proprio, frames.episode)
+            pools.mine(logits, config.hard_share)
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params), stats
 
 
-def _fingerprint(shape: NetworkShape, frames: Frames, config: ClassifierTraining, origin: str) -> str:
+def fingerprint(shape: NetworkShape, frames: Frames, config: ClassifierTraining, origin: str) -> str:
     """All that a saved state depends on and the schedule of a round does not say."""
     data = hashlib.sha256(repr((frames.names, frames.instruction)).encode())
     data.update(frames.episode.astype(np.int64).tobytes() + frames.success.astype(bool).tobytes())
@@ -130,34 +125,6 @@ def proprio_stats(frames: Frames, dim: int) -> dict[str, np.ndarray]:
     seen = frames.proprio[:, :dim]
     spread = seen.std(axis=0)
     return {"proprio_mean": seen.mean(axis=0), "proprio_std": np.where(spread > 1e-6, spread, 1.0).astype(np.float32)}
-
-
-def _beginnings(
-    params: Params, stats: dict[str, np.ndarray], shape: NetworkShape, frames: Frames, config: ClassifierTraining
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The statistics with those of first pictures, and ``keep`` of them: float32 ``[E, BEGINNINGS, F]``, without
-    entries where the classifier does not use them."""
-    if not shape.start_dim:
-        return stats, np.zeros((len(frames.names), BEGINNINGS, 0), np.float32)
-    features = _first_pictures(params, stats, shape, frames, config)
-    flat = features.reshape(-1, features.shape[-1])
-    spread = flat.std(axis=0)
-    stats = {**stats, "start_mean": flat.mean(axis=0), "start_std": np.where(spread > 1e-6, spread, 1.0)}
-    return stats, np.asarray(keep(stats, jnp.asarray(features)), np.float32)
-
-
-def _first_pictures(
-    params: Params, stats: dict[str, np.ndarray], shape: NetworkShape, frames: Frames, config: ClassifierTraining
-) -> np.ndarray:
-    """Features ``[E, BEGINNINGS, F]`` of every episode's first pictures, each altered at random."""
-    look = jax.jit(lambda key, images: see(params["start_eyes"], stats, shape, config.augmentation(key, images)))
-    found = []
-    for number in range(len(frames.names)):
-        rows = frames.rows(number)
-        picked = np.minimum(rows.start + np.arange(BEGINNINGS), rows.stop - 1)
-        images = {name: frames.images[name][picked] for name, _, _ in shape.cameras}
-        found.append(np.asarray(look(jax.random.fold_in(jax.random.key(config.seed), number), images)))
-    return np.stack(found)
 
 
 class _Pools:
@@ -195,7 +162,6 @@ class _Batches:
     pools: _Pools
     config: ClassifierTraining
     number: int
-    beginnings: np.ndarray
 
     def __call__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.config.seed, self.number, step))
@@ -204,7 +170,6 @@ class _Batches:
         rows = np.concatenate([rng.choice(pool, count) for pool, count in zip(pools, counts, strict=True)])
         rows = rng.permutation(rows)  # gradients are summed over pieces: each piece gets a bit of everything
         return {
-            "start": self.beginnings[self.frames.episode[rows], rng.integers(0, BEGINNINGS, len(rows))],
             "images": {name: self.frames.images[name][rows] for name, _, _ in self.shape.cameras},
             "proprio": self.frames.proprio[rows, : self.shape.proprio_dim],
             "success": self.frames.success[rows].astype(np.float32),
