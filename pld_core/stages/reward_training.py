@@ -171,17 +171,28 @@ def _decide(
     """Calibration, threshold and drift alarm, all from the validation episodes; the held-out ones are only judged."""
     judged = {
         part: Judged(frames, *judge_many(*network, frames.images, frames.proprio, frames.episode))
-        for part, frames in zip(("training", "validation", "held-out"), parts, strict=True)
+        for part, frames in zip(("validation", "held-out"), parts[1:], strict=True)
     }
     seen = judged["validation"]
     debounce = Debounce(*config.debounce)
     decision = Decision(calibrate(seen.logits, seen.frames.success), 0.5, debounce, config.predicate, names)
-    drift = DriftMonitor.fit(judged["training"].features, seen.features)
+    drift = DriftMonitor.fit(_sampled_features(network, parts[0]), seen.features)
     draft = SuccessClassifier(*network, decision, drift)
     episodes = [(np.where(e.allowed, e.probability, 0.0), e.success) for e in seen.scored(draft)]
     threshold = choose_threshold(episodes, debounce, config.max_false_positive_rate)
     decision = dataclasses.replace(decision, threshold=threshold)
     return SuccessClassifier(*network, decision, drift, _provenance(config, parts)), judged
+
+
+def _sampled_features(
+    network: tuple[NetworkShape, Params, dict[str, np.ndarray]], frames: Frames, most: int = 20_000
+) -> np.ndarray:
+    """What the trained eyes say of some of the frames, ``[N, F]``."""
+    shape, params, stats = network
+    rows = slice(None, None, 1 + len(frames) // most)
+    images = {name: pictures[rows] for name, pictures in frames.images.items()}
+    alone = dataclasses.replace(shape, memory_dim=0)
+    return judge_many(alone, params, stats, images, frames.proprio[rows], frames.episode[rows])[1]
 
 
 def _provenance(config: RewardTrainConfig, parts: Sequence[Frames]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -152,7 +153,7 @@ def _gather(episodes: Sequence[Episode], names: Sequence[str], sources: Sequence
     if len(shapes) > 1 or len(widths) > 1:
         raise ContractError(f"The episodes differ in cameras or proprioception: {sorted(shapes)}, {sorted(widths)}.")
     return Frames(
-        {name: np.concatenate([e.images[name] for e in episodes]) for name in sorted(episodes[0].images)},
+        {name: _joined([e.images for e in episodes], name) for name in sorted(episodes[0].images)},
         np.concatenate([e.proprio for e in episodes]).astype(np.float32),
         np.concatenate([labels(e) for e in episodes]),
         np.repeat(np.arange(len(episodes)), [len(e) + 1 for e in episodes]),
@@ -161,3 +162,15 @@ def _gather(episodes: Sequence[Episode], names: Sequence[str], sources: Sequence
         episodes[0].instruction,
         tuple(f"{e.spec.task}, seed {e.spec.seed}" for e in episodes),
     )
+
+
+def _joined(images: Sequence[Any], camera: str) -> np.ndarray:
+    """One camera's frames of all episodes, taken out of them: gigabytes are not held twice."""
+    total = sum(len(frames[camera]) for frames in images)
+    joined = np.empty((total, *images[0][camera].shape[1:]), np.uint8)
+    at = 0
+    for episode in images:
+        frames = episode.pop(camera)
+        joined[at : at + len(frames)] = frames
+        at += len(frames)
+    return joined
