@@ -169,6 +169,7 @@ def test_a_gamepad_takes_over_until_it_is_unplugged(tmp_path):
     pipe = Pipe(tmp_path / "js0")
     graph = Graph(SERVED, args=("-p", "front_end:=gamepad", "-p", f"device:={pipe.path}", "-p", "speed:=1.0"))
     try:
+        graph.listened()
         pipe.button(0, 1)
         graph.state(lambda s: s.starts == 1, "start")
         pipe.button(DEAD_MAN, 1)
@@ -194,6 +195,7 @@ def test_a_missing_gamepad_leaves_the_services(tmp_path):
     graph = Graph(SERVED, args=("-p", "front_end:=gamepad", "-p", f"device:={tmp_path}/js0"))
     try:
         assert "usermod -aG input" in graph.operator.diagnostics()["front_end"]
+        graph.listened()
         with contextlib.closing(OperatorClient("/")) as client:
             assert client.call("start")[0]
     finally:
@@ -250,6 +252,7 @@ def test_an_estop_reaches_the_robot_node_when_the_operator_node_hangs():
 
 
 def test_a_wish_as_a_command(graph, capsys):
+    graph.listened()
     assert operator(["start", "--namespace", "/"]) == 0
     assert capsys.readouterr().out == "The scene is ready (start 1); no episode is waiting for it now.\n"
     assert operator(["fail", "--namespace=/"]) == 1
