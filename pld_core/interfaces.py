@@ -208,7 +208,7 @@ class RobotDriver(Protocol):
         ...
 
     def hold(self) -> None:
-        """Stop moving, keep the grip; the next command moves again."""
+        """Stop moving, keep the grip; the next command moves again. Ends a ``reset`` that runs, which raises."""
         ...
 
     def stop(self) -> None:

@@ -117,6 +117,27 @@ def test_an_arm_that_limited_its_command_is_watched_like_any_other(node: RobotNo
     assert arm.calls[-1] == "hold"
 
 
+def test_in_a_pause_nothing_is_reset(node: RobotNode, arm: Arm) -> None:
+    node._operator(OperatorState(paused=True))
+    answer = node._reset(Reset.Request(), Reset.Response())
+    assert (answer.ok, answer.message) == (False, "paused by the operator")
+    assert "reset" not in arm.calls
+    node._operator(OperatorState())
+    assert node._reset(Reset.Request(), Reset.Response()).ok
+
+
+def test_who_asks_again_for_a_reset_gets_the_same_one(node: RobotNode, arm: Arm) -> None:
+    over = threading.Event()
+    arm.reset = lambda seed: over.wait(10)  # type: ignore[assignment, return-value]
+    numbers = [node._reset(Reset.Request(seed=3), Reset.Response()).reset for _ in range(2)]
+    assert numbers == [1, 1]
+    assert not node._reset(Reset.Request(seed=4), Reset.Response()).ok
+    over.set()
+    assert node._resetting is not None
+    node._resetting.join()
+    assert node._reset(Reset.Request(seed=3), Reset.Response()).reset == 2, "its state was not told yet"
+
+
 def test_a_pause_ends_the_motion_of_a_reset(node: RobotNode, arm: Arm) -> None:
     under_way, over = threading.Event(), threading.Event()
 

@@ -22,12 +22,13 @@ from rclpy.node import Node
 from recorded import local_episodes, outcome_of_episode, rows_of
 from station import Marching, make_learner
 
+from pld_core.errors import RobotUnavailableError
 from pld_core.link import RecordSender
 from pld_core.types import EpisodeSpec
 from pld_ros import topics
 from pld_ros.convert import spec_msg
 from pld_ros.recording.records import outcome_record, spec_of_message, step_record
-from pld_ros.runner.ros_runner import NAMESPACE, RosRunner
+from pld_ros.runner.ros_runner import NAMESPACE, REFUSED_IN_A_ROW, RosRunner
 
 BOOT = "b007"
 EPISODE = local_episodes(1)[0]
@@ -41,10 +42,11 @@ class Mute(Node):
         super().__init__("controller", namespace=NAMESPACE, context=context)
         self.orders = 0
         self.over = threading.Event()
-        self.voided = self.busy = False
+        self.voided = self.busy = self.unwilling = False
         self.refused = 0
         self._sender = RecordSender(records, spool, "replay_logger")
         self._health = self.create_publisher(Health, topics.HEALTH, topics.HEALTHS)
+        self.statuses = self.create_publisher(EpisodeStatus, topics.EPISODE, topics.EPISODES)
         self.create_timer(0.05, self._speak)
         group = ReentrantCallbackGroup()
         self.server = ActionServer(
@@ -63,8 +65,13 @@ class Mute(Node):
     def _carry_out(self, goal: ServerGoalHandle) -> RunEpisode.Result:
         self.orders += 1
         name = f"{BOOT}-{self.orders:06d}"
-        goal.publish_feedback(RunEpisode.Feedback(episode_id=name))  # type: ignore[arg-type]
-        self.tell(name, spec_of_message(goal.request.spec))
+        if self.unwilling:
+            self.statuses.publish(EpisodeStatus(state=EpisodeStatus.IDLE, spec=goal.request.spec, reason="not today"))
+        else:
+            self.tell(name, spec_of_message(goal.request.spec))
+            self.statuses.publish(
+                EpisodeStatus(state=EpisodeStatus.DONE, spec=goal.request.spec, episode_id=name, reason="over")
+            )
         self.over.wait()
         goal.succeed()
         return RunEpisode.Result(ok=False, message="much later")
@@ -88,7 +95,7 @@ def mute(link_addresses: dict[str, str], tmp_path: Path) -> Iterator[Mute]:
     context = Context()
     rclpy.init(context=context)
     node = Mute(context, link_addresses["ros.records_address"], tmp_path / "spool")
-    executor = MultiThreadedExecutor(2, context=context)
+    executor = MultiThreadedExecutor(2 + REFUSED_IN_A_ROW, context=context)
     executor.add_node(node)
     spinning = threading.Thread(target=executor.spin)
     spinning.start()
@@ -129,7 +136,7 @@ def test_an_episode_whose_answer_is_lost_is_known_by_its_data(mute: Mute, runner
 def test_what_was_spoilt_for_the_same_order_before_is_no_answer(mute: Mute, runner: RosRunner) -> None:
     mute.voided = True
     mute.tell("earlier-000001", SPEC)
-    while not runner._station.inbox.holds("earlier-000001"):
+    while "earlier-000001" not in runner._station.inbox._episodes:
         time.sleep(0.01)
     mute.voided = False
     assert not next(iter(runner.run([SPEC]))).voided
@@ -137,20 +144,26 @@ def test_what_was_spoilt_for_the_same_order_before_is_no_answer(mute: Mute, runn
 
 
 def test_what_runs_for_a_learner_that_died_is_waited_for(mute: Mute, runner: RosRunner) -> None:
-    statuses = mute.create_publisher(EpisodeStatus, topics.EPISODE, topics.EPISODES)
     status = EpisodeStatus(
         state=EpisodeStatus.RUNNING, episode_id="theirs-000001", spec=spec_msg(SPEC), policy_version=Marching.version
     )
-    statuses.publish(status)
+    mute.statuses.publish(status)
     mute.busy = True
     with ThreadPoolExecutor(1) as pool:
         ordered = pool.submit(lambda: next(iter(runner.run([SPEC]))))
         while not mute.refused:
             time.sleep(0.01)
         status.state = EpisodeStatus.DONE
-        statuses.publish(status)
+        mute.statuses.publish(status)
         time.sleep(0.5)  # its data take a while
         mute.busy = False
         mute.tell("theirs-000001", SPEC)
         assert not ordered.result(60).voided
     assert mute.orders == 0
+
+
+def test_an_order_that_is_declined_without_an_answer_is_given_again(mute: Mute, runner: RosRunner) -> None:
+    mute.unwilling = True
+    with pytest.raises(RobotUnavailableError, match="not today"):
+        next(iter(runner.run([SPEC])))
+    assert mute.orders == REFUSED_IN_A_ROW

@@ -44,6 +44,7 @@ class PldNode(Node):
         self.run_dir = Path(self.setting("run_dir", "runs/ros"))
         self.simulated_time = self.setting("simulated_time", False)
         self.ready, self.reason, self.version = False, "starting", ""
+        self.is_only_one = False  # no namesake was found
         self.inputs: list[str] = []  # topics that must have a publisher before the node counts as ready
         self.rates = Rates()
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # health goes on when simulated time stands still
@@ -231,6 +232,7 @@ def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, pri
     try:
         node = make()
         node.refuse_namesake()
+        node.is_only_one = True
         node.start()
         _work(node)
         return 0
@@ -243,7 +245,8 @@ def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, pri
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         if node is not None:
             with contextlib.suppress(_Ended):
-                node.say_goodbye()
+                if node.is_only_one:
+                    node.say_goodbye()
                 node.close()
                 node.destroy_node()
         rclpy.try_shutdown()

@@ -141,8 +141,6 @@ class RosBody:
 
     def reset(self, seed: int) -> Observation:
         self._intervention, self._before_pause = None, []
-        if self.paused:
-            raise RobotError("The operator paused before the reset.")
         with self._changed:
             self._first_stamp = {}  # a robot node that was restarted counts its resets from 0 again
         number = self._call_reset(seed)
@@ -165,8 +163,11 @@ class RosBody:
     def begin(self) -> None:
         if self._node.simulated_time:
             return
-        period_s, now = self._node.period_s, time.monotonic()
+        period_s = self._node.period_s
+        if not self._node.station.is_simulated:  # its sources keep times of their own: begin when all have just spoken
+            self.buffer.wait_newer(max((self.buffer.newest(self._floor) or {"": self._last}).values()), period_s)
         due = self._phase(self.buffer.newest(self._floor) or {"": self._last})
+        now = time.monotonic()
         due += max(0, math.ceil((now - due) / period_s)) * period_s
         self.pace.start(due - period_s)
         self.pace.wait()
@@ -294,15 +295,17 @@ class RosBody:
     def _wait_for_resume(self) -> None:
         self.on_pause(True)
         with self._changed:
+            if not self._node.simulated_time:
+                self._changed.wait_for(lambda: self._last in self._estimates, self._reward_wait_s)
             self._before_pause = self._estimates_until(self._last)
             while self.paused and not self.estopped and not self.is_cancelled():
                 self._changed.wait(PAUSE_POLL_S)
+        self.on_pause(False)
         if not self._node.simulated_time:
             newest = self.buffer.newest(self._floor) or {"": self._last}
             self.pace.start(self._phase(newest))
             # Periods held and pictures judged while a human was at work are none of the episode's.
             self._held, self._counted = None, max(newest.values())
-        self.on_pause(False)
 
     def actor(self) -> tuple[ResidualActor | None, str]:
         return self.get_actor()
@@ -327,7 +330,11 @@ class RosBody:
             raise RobotError("The robot node does not answer. Is it running?")
         answer: Any = None
         for _ in range(RESET_ASKED):
-            answer = answer or call(self._resets, Reset.Request(seed=seed), RESET_ANSWER_S)
+            if self.paused:
+                raise RobotError("The operator paused before the reset.")
+            answer = call(self._resets, Reset.Request(seed=seed), RESET_ANSWER_S)
+            if answer is not None:
+                break
         if answer is None or not answer.ok:
             raise RobotError(f"The robot refused to reset: {'no answer' if answer is None else answer.message}.")
         return int(answer.reset)

@@ -143,7 +143,7 @@ class Controller(PldNode):
         except PLDError as error:  # no chunk came, or weights that are none
             reason = str(error)
         if reason:
-            self._tell(EpisodeStatus(state=EpisodeStatus.IDLE, reason=reason))
+            self._tell(EpisodeStatus(state=EpisodeStatus.IDLE, spec=order.spec, reason=reason))
             return RunEpisode.Result(ok=False, message=reason, outcome=self._status)
         spec = spec_of(order.spec)
         self._begin(order)
@@ -260,6 +260,11 @@ class Controller(PldNode):
             self.get_logger().warning(f"episode {running.episode_id} is void: {outcome.reason}")
 
     def _pause(self, paused: bool) -> None:
+        if not paused and not (self.simulated_time or self.body.estopped or self._goal_cancelled()):
+            stamps = self.body.buffer.newest(-1)
+            if stamps is not None:  # a plan from before the pause is none
+                now = self.body.buffer.observation(stamps, self.task_config.instruction)
+                self.policy.expect(self.policy.version, now, _POLICY_TIMEOUT_S)
         self._status.state = EpisodeStatus.PAUSED if paused else EpisodeStatus.RUNNING
         self._tell(self._status)
 

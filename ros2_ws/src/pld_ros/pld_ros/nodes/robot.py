@@ -46,6 +46,7 @@ class RobotNode(ManagedNode):
         self._stopped = self._connected = False
         self._paused_at: int | None = None  # monotonic nanoseconds; None: not paused
         self._resets = 0  # finished, as the last state says
+        self._reset_asked = 0, -1  # seed and number of the last one that was begun
         self._resetting: threading.Thread | None = None
         self._make_publishers()
         deadline = None if self.simulated_time else WATCHDOG_PERIODS * self.period_s
@@ -202,14 +203,25 @@ class RobotNode(ManagedNode):
 
     def _reset(self, request: Reset.Request, response: Reset.Response) -> Reset.Response:
         """Starts the reset on a thread of its own: a real arm takes seconds, and a stop must get through."""
-        if not self.active or self._stopped or self._is_resetting():
-            reason = "the emergency stop is pressed" if self._stopped else "inactive, or a reset is under way"
-            response.ok, response.message = False, reason
+        if self._is_resetting() and self._reset_asked[0] == request.seed:  # asked again: the answer was lost
+            response.ok, response.reset = True, self._reset_asked[1]
             return response
-        response.ok, response.reset = True, self._resets + 1  # read first: the reset may be over at once
+        response.message = self._no_reset()
+        if response.message:
+            return response
+        # Read first: the reset may be over at once. That of the last one may not have been told yet.
+        response.ok, response.reset = True, max(self._resets, self._reset_asked[1]) + 1
+        self._reset_asked = request.seed, response.reset
         self._resetting = threading.Thread(target=self._run_reset, args=(request.seed,), daemon=True)
         self._resetting.start()
         return response
+
+    def _no_reset(self) -> str:
+        if self._stopped:
+            return "the emergency stop is pressed"
+        if self._paused_at is not None:
+            return "paused by the operator"
+        return "inactive, or a reset is under way" if not self.active or self._is_resetting() else ""
 
     def _is_resetting(self) -> bool:
         return self._resetting is not None and self._resetting.is_alive()
@@ -218,6 +230,7 @@ class RobotNode(ManagedNode):
         try:
             self._driver.reset(seed)
         except PLDError as error:
+            self._reset_asked = 0, -1  # it does not count
             self.get_logger().error(f"reset failed: {error}")
 
     def diagnostics(self) -> dict[str, Any]:

@@ -53,11 +53,6 @@ class Inbox:
                 self._arrived.wait(_POLL_S)
             return self._episodes.pop(episode_id)
 
-    def holds(self, episode_id: str) -> bool:
-        """Is it here, and did nobody take it yet?"""
-        with self._arrived:
-            return episode_id in self._episodes
-
     def claim(self, spec: EpisodeSpec, policy_version: str, weights_version: str, voided: bool) -> Assembled | None:
         """An episode that was carried out for this very order and that nobody took yet. voided: or spoilt for it."""
         with self._arrived:

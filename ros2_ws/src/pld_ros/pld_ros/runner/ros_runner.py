@@ -44,7 +44,7 @@ ACCEPT_S = 3.0  # for an order to be accepted; DDS may lose the answer to a clie
 CONTROLLER_LOST_S = 3.0
 BUSY = "the controller refused the order; see its log"
 UNANSWERED = "the controller did not answer"
-RESULT_S = 1.0  # after its data, how long an episode's answer may take
+RESULT_S = 1.0  # after its last status, how long an order's answer may take
 NAMESPACE = "/pld"
 
 
@@ -217,8 +217,8 @@ class _Connection:
     def order(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
         if not self._wait(lambda: self._orders.server_is_ready(), self._ready_timeout_s, stopping):
             return "", f"no controller within {self._ready_timeout_s:.0f} s"
-        under_way = _Carried()
-        accepted = self._orders.send_goal_async(goal, under_way.hear)
+        before = self._status
+        accepted = self._orders.send_goal_async(goal)
         if not self._wait(accepted.done, ACCEPT_S, stopping):
             return "", UNANSWERED
         handle = accepted.result()
@@ -227,15 +227,16 @@ class _Connection:
         result, boot = handle.get_result_async(), self._health.version("controller")
         lost = partial(self._lost, boot, time.monotonic())
         try:
-            self._wait(lambda: result.done() or self._here(under_way) or lost(), float("inf"), stopping)
-            self._wait(result.done, RESULT_S if self._here(under_way) else 0.0, stopping)
+            self._wait(lambda: result.done() or self._ended(goal, before) or lost(), float("inf"), stopping)
+            self._wait(result.done, RESULT_S if self._ended(goal, before) else 0.0, stopping)
         except CancelledError:
             handle.cancel_goal_async()
             raise
         if result.done():
             answer: RunEpisode.Result = result.result().result  # type: ignore[union-attr]  # it is done
             return (answer.outcome.episode_id, "") if answer.ok else ("", answer.message)
-        return (under_way.episode_id, "") if self._here(under_way) else ("", "the controller was lost")
+        told = self._ended(goal, before)
+        return (told.episode_id, told.reason) if told is not None else ("", "the controller was lost")
 
     def _finish_running(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
         """The controller is busy: with the order of a learner that died, or with one whose answer got lost."""
@@ -243,7 +244,8 @@ class _Connection:
         if not episode_id:
             self._wait(lambda: False, 1.0, stopping)
             return "", BUSY
-        self._wait(lambda: self._running(goal) != episode_id or self._lost("", 0.0), float("inf"), stopping)
+        lost = partial(self._lost, self._health.version("controller"), 0.0)
+        self._wait(lambda: self._running(goal) != episode_id or lost(), float("inf"), stopping)
         return episode_id, ""
 
     def _running(self, goal: RunEpisode.Goal) -> str:
@@ -255,9 +257,11 @@ class _Connection:
     def _hear(self, message: EpisodeStatus) -> None:
         self._status = message
 
-    def _here(self, under_way: _Carried) -> bool:
-        """Are the data of an episode here? DDS may lose its answer, the link loses nothing."""
-        return self.inbox.holds(under_way.episode_id)
+    def _ended(self, goal: RunEpisode.Goal, before: EpisodeStatus) -> EpisodeStatus | None:
+        """The controller's word, since ``before``, that this order is over: DDS may lose the answer to it."""
+        told = self._status
+        over = told.state in (EpisodeStatus.DONE, EpisodeStatus.IDLE) and told.spec == goal.spec
+        return told if over and told is not before else None
 
     def served_version(self) -> str:
         return self._health.version("vla_server") if self._health.silent_s("vla_server") < CONTROLLER_LOST_S else ""
@@ -301,16 +305,6 @@ class _Connection:
         self.inbox.close()
         self.weights.close()
         rclpy.try_shutdown(context=self._context)
-
-
-@dataclass
-class _Carried:
-    """What the controller has told of an order that it carries out."""
-
-    episode_id: str = ""
-
-    def hear(self, message: Any) -> None:
-        self.episode_id = message.feedback.episode_id
 
 
 def make_runner(
