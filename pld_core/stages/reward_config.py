@@ -26,6 +26,7 @@ class RewardTrainConfig:
     proprio: bool = True  # does it also get the proprioception?
     encoder: Literal["base", "scratch"] = "base"  # start from the base policy's eyes, or from fresh weights
     memory_dim: int = 96  # numbers that it remembers of an episode; 0: each picture is judged by itself
+    memories: int = 4  # that are averaged: where a picture leaves it open, they differ
     memory_steps: int = 3000  # gradient steps of the memory, after those of the eyes
     hidden: tuple[int, ...] = (128, 64)  # widths of the MLP on top
     steps: int = 4000  # gradient steps before hard negatives are mined; each mining round adds half as many
@@ -44,7 +45,7 @@ class RewardTrainConfig:
     def __post_init__(self) -> None:
         if not (self.task or self.data):
             raise ConfigError("Give --task NAME to collect episodes in simulation, or --data FOLDER of recorded ones.")
-        counts = {k: getattr(self, k) for k in ("episodes", "lanes", "steps", "batch_size", "memory_steps")}
+        counts = {k: getattr(self, k) for k in ("episodes", "lanes", "steps", "batch_size", "memories", "memory_steps")}
         if min(counts.values()) < 1 or min(self.shift, self.memory_dim) < 0:
             raise ConfigError(
                 f"{', '.join(counts)} must be 1 or more, shift and memory_dim 0 or more; got {counts}, {self.shift}, "

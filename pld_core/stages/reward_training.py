@@ -127,7 +127,9 @@ def _train(
     config: RewardTrainConfig, policy: BasePolicy | None, frames: Frames, console: Console
 ) -> tuple[NetworkShape, Params, dict[str, np.ndarray]]:
     proprio_dim = frames.proprio.shape[1] if config.proprio else 0
-    shape = NetworkShape(frames.cameras, proprio_dim, config.hidden, memory_dim=config.memory_dim)
+    shape = NetworkShape(
+        frames.cameras, proprio_dim, config.hidden, memory_dim=config.memory_dim, memories=config.memories
+    )
     if config.encoder == "base":
         if not isinstance(policy, CompactVLA):
             raise ConfigError(

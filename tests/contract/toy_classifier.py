@@ -19,7 +19,7 @@ from pld_core.types import Observation, TimeStep
 from pld_core.vla.model import CompactVLAConfig
 
 SIZE = 16
-SHAPE = NetworkShape((("top", SIZE, SIZE),), 0, (8,), CompactVLAConfig(stem=8, channels=4, keypoints=2), 4)
+SHAPE = NetworkShape((("top", SIZE, SIZE),), 0, (8,), CompactVLAConfig(stem=8, channels=4, keypoints=2), 4, 2)
 NAMES = ("x_m", "y_m")
 
 

@@ -102,14 +102,7 @@ def test_an_operator_node_that_dies_voids_and_a_pause_outlives_it(station: Stati
 def test_a_pause_in_mid_episode_holds_the_arm_and_the_episode_goes_on(station: Station) -> None:
     for _ in range(5):
         running = station.running()
-        pressed = time.monotonic()
-        station.ear.ask(Pause, topics.OPERATOR_PAUSE, Pause.Request(paused=True))
-        assert_holds(station, pressed, for_s=2.0)
-        before = len(station.steps(running.episode_id))
-        station.ear.ask(Pause, topics.OPERATOR_PAUSE, Pause.Request(paused=False))
-        station.wait(
-            lambda: station.outcome(running.episode_id) or station.steps(running.episode_id)[before + 5 :], "it goes on"
-        )
+        before = pause(station, running)
         episode = station.finished(running)
         assert_same_rows(episode, station.steps(running.episode_id))
         if not episode.voided:
@@ -117,6 +110,17 @@ def test_a_pause_in_mid_episode_holds_the_arm_and_the_episode_goes_on(station: S
             return
         assert station.is_load(station.ended(running).message.reason)
     raise AssertionError("the machine is too busy")
+
+
+def pause(station: Station, running: Running) -> int:
+    """A pause of two seconds, and some ticks after it; how many rows there were before those."""
+    name, pressed = running.episode_id, time.monotonic()
+    station.ear.ask(Pause, topics.OPERATOR_PAUSE, Pause.Request(paused=True))
+    assert_holds(station, pressed, for_s=2.0)
+    before = len(station.steps(name))
+    station.ear.ask(Pause, topics.OPERATOR_PAUSE, Pause.Request(paused=False))
+    station.wait(lambda: station.outcome(name) or station.steps(name)[before + 5 :], "it goes on")
+    return before
 
 
 def test_a_controller_that_dies_leaves_the_arm_holding(station: Station) -> None:

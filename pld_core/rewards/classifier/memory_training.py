@@ -50,9 +50,9 @@ class MemoryLoss:
         features, proprio = jnp.asarray(batch["features"], jnp.float32), batch["proprio"]
         features += FEATURE_NOISE * stats["feature_std"] * jax.random.normal(one, features.shape)
         proprio += PROPRIO_NOISE * stats["proprio_std"] * jax.random.normal(other, proprio.shape)
-        logits = unroll(params, take_in(params, stats, features, proprio))
+        logits = jax.vmap(unroll)(params, take_in(params, stats, features, proprio))
         loss = jax.nn.softplus(logits) - batch["success"] * logits
-        return jnp.mean(jnp.sum(batch["weight"] * loss, axis=1))
+        return jnp.mean(jnp.sum(batch["weight"] * loss, axis=-1))
 
 
 def train_memory(

@@ -77,7 +77,7 @@ class SuccessClassifier:
 
     def reset(self) -> None:
         self._latch.reset()
-        self._memory: Any = np.zeros((1, self.shape.memory_dim), np.float32)
+        self._memory: Any = np.zeros((self.shape.memories, 1, self.shape.memory_dim), np.float32)
 
     def clear_latch(self) -> None:
         """Forget the verdicts so far, but not what was seen."""
@@ -183,6 +183,7 @@ def _shape(saved: Mapping[str, Any]) -> NetworkShape:
         proprio_dim=int(saved["proprio_dim"]),
         hidden=tuple(saved["hidden"]),
         memory_dim=int(saved["memory_dim"]),
+        memories=int(saved["memories"]),
         encoder=CompactVLAConfig(**saved["encoder"]),
     )
 

@@ -1,7 +1,8 @@
 """The classifier's network: images (and proprioception, if wanted) to one logit.
 
 Letters: ``B`` batch, ``N`` frames, ``h, w`` image, ``P`` proprioception, ``F`` features of one pair of eyes, ``D``
-instruction embedding, ``M`` numbers remembered of the episode (see ``memory``).
+instruction embedding, ``M`` numbers remembered of the episode (see ``memory``), ``K`` memories, whose logits are
+averaged: they differ where the pictures leave it open.
 The encoder is CompactVLA's (patches, convolutions, keypoints, attended features): positions survive it, and what a
 policy has learnt to see can be taken over as a start. A memory also gets what the eyes saw before they were trained:
 they tell where things are, the trained ones whether the task is done.
@@ -41,6 +42,7 @@ class NetworkShape:
     hidden: tuple[int, ...] = (128, 64)
     encoder: CompactVLAConfig = field(default_factory=CompactVLAConfig)
     memory_dim: int = 0  # M; 0: every picture is judged by itself
+    memories: int = 1  # K
 
     @property
     def feature_dim(self) -> int:
@@ -71,8 +73,9 @@ def init_network(shape: NetworkShape, seed: int) -> tuple[Params, dict[str, np.n
     params: Params = {"cameras": cameras, "head": mlp_init(head_key, (inputs, *shape.hidden, 1), 0.1)}
     if not shape.memory_dim:
         return params | {"given": {}, "memory": {}}, stats
-    memory = init_memory(jax.random.fold_in(head_key, 1), 2 * shape.feature_dim, shape.proprio_dim, shape.memory_dim)
-    return params | {"given": cameras, "memory": memory}, stats
+    keys = jax.random.split(jax.random.fold_in(head_key, 1), shape.memories)
+    inputs_and_size = 2 * shape.feature_dim, shape.proprio_dim, shape.memory_dim
+    return params | {"given": cameras, "memory": jax.vmap(lambda key: init_memory(key, *inputs_and_size))(keys)}, stats
 
 
 def take_eyes(policy: CompactVLA, cameras: Sequence[tuple[str, int, int]], instruction: str) -> tuple[Params, Any]:
@@ -115,20 +118,22 @@ def logits_of(params: Params, stats: Stats, features: jax.Array, proprio: jax.Ar
 
 
 def take_in(memory: Params, stats: Stats, features: jax.Array, proprio: jax.Array) -> jax.Array:
-    """What the memory takes in, ``[..., M]``, of ``see_twice`` and the proprioception."""
-    return enter(memory, normal_features(stats, features), normal_proprio(stats, proprio))
+    """What the memories take in, ``[K, ..., M]``, of ``see_twice`` and the proprioception."""
+    seen = normal_features(stats, features), normal_proprio(stats, proprio)
+    return jax.vmap(enter, in_axes=(0, None, None))(memory, *seen)
 
 
 @partial(jax.jit, static_argnames=("shape",))
 def judge(shape: NetworkShape, params: Params, stats: Stats, images: Any, proprio: jax.Array, memory: jax.Array):
-    """Logits ``[B]``, features of the trained eyes ``[B, F]`` and the memory ``[B, M]`` after this tick; memory: before
-    it, zeros at an episode's beginning. Compiled once per shape and batch size."""
+    """Logits ``[B]``, features of the trained eyes ``[B, F]`` and the memory ``[K, B, M]`` after this tick; memory:
+    before it, zeros at an episode's beginning. Compiled once per shape and batch size."""
     if not shape.memory_dim:
         features = see(params["cameras"], stats, shape, images)
         return logits_of(params, stats, features, proprio), features, memory
     features = see_twice(params, stats, shape, images)
-    memory, logits = remember(params["memory"], memory, take_in(params["memory"], stats, features, proprio))
-    return logits, features[:, : shape.feature_dim], memory
+    entered = take_in(params["memory"], stats, features, proprio)
+    memory, logits = jax.vmap(remember)(params["memory"], memory, entered)
+    return logits.mean(axis=0), features[:, : shape.feature_dim], memory
 
 
 def judge_many(
@@ -169,11 +174,11 @@ def _unrolled(params: Params, entered: np.ndarray, episode: np.ndarray) -> np.nd
     logits = np.full(len(episode), UNSEEN, np.float32)
     numbers, start, length = np.unique(episode, return_index=True, return_counts=True)
     longest = int(length.max()) - 1
-    run = jax.jit(unroll)
+    run = jax.jit(lambda params, entered: jax.vmap(unroll)(params, entered).mean(axis=0))
     for rows in blocks(len(numbers), _EPISODES):
-        padded = np.zeros((len(rows), longest, entered.shape[1]), np.float32)
+        padded = np.zeros((len(entered), len(rows), longest, entered.shape[2]), np.float32)
         for k, n in enumerate(rows):
-            padded[k, : length[n] - 1] = entered[start[n] + 1 : start[n] + length[n]]
+            padded[:, k, : length[n] - 1] = entered[:, start[n] + 1 : start[n] + length[n]]
         found = np.asarray(run(params["memory"], padded))
         for k, n in enumerate(rows):
             logits[start[n] + 1 : start[n] + length[n]] = found[k, : length[n] - 1]

@@ -88,7 +88,7 @@ def train_classifier(
     given weights come from. Raises CheckpointError where the folder holds the state of another training.
     """
     stats = {**stats, **proprio_stats(frames, shape.proprio_dim)}
-    shape = dataclasses.replace(shape, memory_dim=0)
+    shape = dataclasses.replace(shape, memory_dim=0, memories=1)
     pools = _Pools(frames)
     loss = ClassifierLoss(shape, config.augmentation)
     done = 0
