@@ -107,11 +107,11 @@ def test_both_must_agree_at_the_same_tick():
     assert [reward.score(toy_classifier.step(True, near))[1] for _ in range(2)] == [False, True]
 
 
-def test_a_later_stage_knows_the_picture_that_the_episode_began_with():
-    def network(threshold: float = 2.0) -> SuccessClassifier:
-        """It compares with the first picture, and never says success."""
+def test_a_later_stage_remembers_the_whole_episode():
+    def network() -> SuccessClassifier:
+        """It remembers, and never says success."""
         ready, shape = toy_classifier.classifier(), dataclasses.replace(toy_classifier.SHAPE, hidden=(32,))
-        decision = dataclasses.replace(ready.decision, threshold=threshold)
+        decision = dataclasses.replace(ready.decision, threshold=2.0)
         return SuccessClassifier(shape, *init_network(shape, 0), decision, ready.drift)
 
     judge, reference, names = network(), network(), toy_classifier.NAMES
@@ -119,10 +119,10 @@ def test_a_later_stage_knows_the_picture_that_the_episode_began_with():
     lit = BothReward(judge, Predicate.parse("x_m < 0.1", names))
     reward = StagedReward([Stage("near", near), Stage("lit", lit, timeout_ticks=2)])
     began, bright = toy_classifier.step(False, (5.0, 0.0)), toy_classifier.step(True)
-    reference.estimate(began.observation)
     for step in (began, bright, bright, bright, bright, bright):  # the stage times out in between
         reward.score(step)
-        np.testing.assert_array_equal(judge._start, reference._start)  # type: ignore[arg-type]
+        reference.watch(step.observation)
+        np.testing.assert_array_equal(judge._memory, reference._memory)
     assert reward.stage.name == "lit"
 
 
