@@ -64,7 +64,8 @@ def train_reward(config: RewardTrainConfig) -> dict[str, Any]:
     Interrupted, the same call goes on: episodes and training states are kept in the folder.
     """
     folder = config.folder
-    with Console(("collect", "train", "remember", "measure"), f"PLD success classifier -> {folder}") as console:
+    stages = ("collect", "train", *(("remember",) if config.memory_dim else ()), "measure")
+    with Console(stages, f"PLD success classifier -> {folder}") as console:
         policy = _policy(config) if config.task or config.encoder == "base" else None
         names = _collect(config, policy, console) if config.task else _names_of(config.robot)  # type: ignore[arg-type]
         Predicate.parse(config.predicate, names)  # before the minutes of training, not after

@@ -18,6 +18,7 @@ from pld_core.rewards.classifier.augment import Augmentation
 from pld_core.rewards.classifier.dataset import Frames
 from pld_core.rewards.classifier.memory import unroll
 from pld_core.rewards.classifier.network import BLOCK, NetworkShape, Stats, blocks, look, see_twice, seen, take_in
+from pld_core.rewards.classifier.training import mean_and_spread
 from pld_core.vla.layers import Params
 from pld_core.vla.training import Batch, TrainConfig, fit
 
@@ -70,12 +71,8 @@ def train_memory(
     state_path: where an interrupted training goes on. Raises CheckpointError for the state of another one.
     """
     views = [look(shape, params, stats, frames.images).astype(np.float16)]
-    spread = views[0].std(axis=0, dtype=np.float32)
-    stats = {
-        **stats,
-        "feature_mean": views[0].mean(axis=0, dtype=np.float32),
-        "feature_std": np.where(spread > 1e-6, spread, 1.0).astype(np.float32),
-    }
+    mean, spread = mean_and_spread(views[0])
+    stats = {**stats, "feature_mean": mean, "feature_std": spread}
     views.append(_altered(params, stats, shape, frames, config))
     schedule = TrainConfig(
         steps=config.steps, batch_size=config.batch_size, learning_rate=config.learning_rate,

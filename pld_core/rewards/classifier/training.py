@@ -121,10 +121,15 @@ def fingerprint(shape: NetworkShape, frames: Frames, config: ClassifierTraining,
 
 
 def proprio_stats(frames: Frames, dim: int) -> dict[str, np.ndarray]:
-    """Mean and spread per entry, ``[dim]``; an entry that never changes is left as it is."""
-    seen = frames.proprio[:, :dim]
-    spread = seen.std(axis=0)
-    return {"proprio_mean": seen.mean(axis=0), "proprio_std": np.where(spread > 1e-6, spread, 1.0).astype(np.float32)}
+    """Mean and spread per entry, ``[dim]``."""
+    mean, spread = mean_and_spread(frames.proprio[:, :dim])
+    return {"proprio_mean": mean, "proprio_std": spread}
+
+
+def mean_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per column of ``[N, D]``, float32; a column that never changes is left as it is: its spread counts as 1."""
+    spread = values.std(axis=0, dtype=np.float32)
+    return values.mean(axis=0, dtype=np.float32), np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
 
 
 class _Pools:

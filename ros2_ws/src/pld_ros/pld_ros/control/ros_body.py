@@ -142,7 +142,8 @@ class RosBody:
     def reset(self, seed: int) -> Observation:
         self._intervention, self._before_pause = None, []
         with self._changed:
-            self._first_stamp = {}  # a robot node that was restarted counts its resets from 0 again
+            self._first_stamp = {}  # a robot node that was restarted counts its resets from 0 again ...
+            self._estimates.clear()  # ... and simulated time, too
         number = self._call_reset(seed)
         with self._changed:
             self._changed.wait_for(lambda: number in self._first_stamp or self.paused, RESET_TIMEOUT_S)
