@@ -16,6 +16,7 @@ class RewardTrainConfig:
     """Where the labelled episodes come from, what the classifier sees, and how strict it is."""
 
     data: tuple[Path, ...] = ()  # folders of recorded, labelled episodes with images
+    held_out: tuple[Path, ...] = ()  # folders that are only measured; empty: a part of the others is held out
     task: str = ""  # simulated: its episodes are collected first; together with data, both are used
     episodes: int = 2400  # to collect
     seed: int = 0

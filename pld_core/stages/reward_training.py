@@ -17,7 +17,14 @@ from pld_core.errors import ConfigError
 from pld_core.interfaces import BasePolicy
 from pld_core.rewards.classifier.augment import Augmentation
 from pld_core.rewards.classifier.calibration import calibrate, calibration_error, choose_threshold
-from pld_core.rewards.classifier.dataset import Frames, read_frames, split
+from pld_core.rewards.classifier.dataset import (
+    SHARES_OF_TWO,
+    Frames,
+    read_frames,
+    refuse_repeated,
+    require_both_outcomes,
+    split,
+)
 from pld_core.rewards.classifier.drift import DriftMonitor
 from pld_core.rewards.classifier.measures import Scored, measure, roc
 from pld_core.rewards.classifier.memory_training import MemoryTraining, train_memory
@@ -69,7 +76,7 @@ def train_reward(config: RewardTrainConfig) -> dict[str, Any]:
         policy = _policy(config) if config.task or config.encoder == "base" else None
         names = _collect(config, policy, console) if config.task else _names_of(config.robot)  # type: ignore[arg-type]
         Predicate.parse(config.predicate, names)  # before the minutes of training, not after
-        parts = split(read_frames(_folders(config), config.cameras), config.seed)
+        parts = _parts(config)
         network = _train(config, policy, parts[0], console)
         with console.stage("measure"):
             classifier, judged = _decide(config, network, parts, names)
@@ -87,6 +94,25 @@ def train_reward(config: RewardTrainConfig) -> dict[str, Any]:
 
 def _folders(config: RewardTrainConfig) -> list[Path]:
     return [*([config.folder / "episodes"] if config.task else []), *config.data]
+
+
+def _parts(config: RewardTrainConfig) -> tuple[Frames, ...]:
+    """Training, validation and held-out episodes. What is held out apart leaves more to choose the threshold by."""
+    refuse_repeated([*_folders(config), *config.held_out])
+    frames = read_frames(_folders(config), config.cameras)
+    if not config.held_out:
+        return split(frames, config.seed)
+    parts = split(frames, config.seed, SHARES_OF_TWO)
+    del frames  # gigabytes
+    held_out = read_frames(config.held_out, config.cameras)
+    require_both_outcomes(held_out.successful, "episodes of --held-out")
+    seen, given = parts[0], held_out
+    if seen.cameras != given.cameras or seen.proprio.shape[1] != given.proprio.shape[1]:
+        raise ConfigError(
+            f"The episodes of --held-out have cameras {given.cameras} and {given.proprio.shape[1]} entries of "
+            f"proprioception, those of the training {seen.cameras} and {seen.proprio.shape[1]}."
+        )
+    return *parts, held_out
 
 
 def _policy(config: RewardTrainConfig) -> BasePolicy:
@@ -203,7 +229,7 @@ def _provenance(config: RewardTrainConfig, parts: Sequence[Frames]) -> dict[str,
     names = ("training", "validation", "held_out")
     return {
         "settings": {k: _plain(v) for k, v in dataclasses.asdict(config).items()},
-        "folders": [str(folder) for folder in _folders(config)],
+        "folders": [str(folder) for folder in [*_folders(config), *config.held_out]],
         "episodes": {name: len(frames.names) for name, frames in zip(names, parts, strict=True)},
         "frames": {name: len(frames) for name, frames in zip(names, parts, strict=True)},
         "positive_frames": {name: int(f.success.sum()) for name, f in zip(names, parts, strict=True)},

@@ -35,10 +35,14 @@ def task(monkeypatch) -> str:
     return "toy_camera:make"
 
 
-def test_reward_train_makes_a_reward_and_a_report(task, capsys):
+def small_training(task: str) -> list[str]:
     command = ["reward-train", "--task", task, "--policy", "pld_sim.point_reach:biased_base", "--encoder", "scratch"]
     command += ["--episodes", "66", "--steps", "40", "--mining_rounds", "1", "--batch_size", "16", "--lanes", "4"]
-    command += ["--predicate", "x < 2", "--hidden", "16", "--memory_dim", "4", "--memory_steps", "20", "--out", "out"]
+    return [*command, "--hidden", "16", "--memory_dim", "4", "--memory_steps", "20"]
+
+
+def test_reward_train_makes_a_reward_and_a_report(task, capsys):
+    command = [*small_training(task), "--predicate", "x < 2", "--out", "out"]
     assert cli.main(command) == 0
     assert "pld train --reward classifier:out/success.ckpt" in capsys.readouterr().out
     metrics = json.loads(Path("out/metrics.json").read_text())
@@ -63,6 +67,21 @@ def test_reward_train_makes_a_reward_and_a_report(task, capsys):
 
     assert cli.main([*command, "--tint", "0.3"]) == cli.EXIT_ERROR, "the weights in there were trained otherwise"
     assert "another training run" in capsys.readouterr().err
+
+
+def test_other_episodes_may_be_held_out(task, capsys):
+    command = small_training(task)
+    assert cli.main([*command, "--seed", "1", "--out", "other"]) == 0
+    assert cli.main([*command, "--out", "out"]) == 0
+    before = json.loads(Path("out/metrics.json").read_text())["provenance"]["episodes"]
+    assert cli.main([*command, "--out", "out", "--held_out", "other/episodes"]) == 0  # the training is that of before
+    after = json.loads(Path("out/metrics.json").read_text())["provenance"]["episodes"]
+    assert after["training"] == before["training"]
+    assert after["validation"] == before["validation"] + before["held_out"]
+    assert after["held_out"] == len(EpisodeStore(Path("other/episodes"), read_only=True))
+
+    assert cli.main([*command, "--out", "out", "--held_out", "out/episodes"]) == cli.EXIT_ERROR
+    assert "more than once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,6 +35,13 @@ EPISODE = local_episodes(1)[0]
 SPEC = EpisodeSpec("peg_insertion", 3, "base")
 
 
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 class Mute(Node):
     """Does what it is told, sends what came of it to the learner, and never says that it is done."""
 
@@ -47,6 +54,7 @@ class Mute(Node):
         self._sender = RecordSender(records, spool, "replay_logger")
         self._health = self.create_publisher(Health, topics.HEALTH, topics.HEALTHS)
         self.statuses = self.create_publisher(EpisodeStatus, topics.EPISODE, topics.EPISODES)
+        self.statuses.publish(EpisodeStatus())
         self.create_timer(0.05, self._speak)
         group = ReentrantCallbackGroup()
         self.server = ActionServer(
@@ -116,8 +124,7 @@ def runner(mute: Mute, link_addresses: dict[str, str], tmp_path: Path) -> Iterat
         link_addresses["ros.records_address"], link_addresses["ros.weights_address"], tmp_path / "learner"
     )
     try:
-        while not runner._station.served_version():
-            time.sleep(0.01)
+        until(lambda: runner._station.served_version() != "")
         yield runner
     finally:
         runner.close()
@@ -136,8 +143,7 @@ def test_an_episode_whose_answer_is_lost_is_known_by_its_data(mute: Mute, runner
 def test_what_was_spoilt_for_the_same_order_before_is_no_answer(mute: Mute, runner: RosRunner) -> None:
     mute.voided = True
     mute.tell("earlier-000001", SPEC)
-    while "earlier-000001" not in runner._station.inbox._episodes:
-        time.sleep(0.01)
+    until(lambda: "earlier-000001" in runner._station.inbox._episodes)
     mute.voided = False
     assert not next(iter(runner.run([SPEC]))).voided
     assert mute.orders == 1
@@ -151,8 +157,7 @@ def test_what_runs_for_a_learner_that_died_is_waited_for(mute: Mute, runner: Ros
     mute.busy = True
     with ThreadPoolExecutor(1) as pool:
         ordered = pool.submit(lambda: next(iter(runner.run([SPEC]))))
-        while not mute.refused:
-            time.sleep(0.01)
+        until(lambda: mute.refused > 0)
         status.state = EpisodeStatus.DONE
         mute.statuses.publish(status)
         time.sleep(0.5)  # its data take a while
@@ -160,6 +165,22 @@ def test_what_runs_for_a_learner_that_died_is_waited_for(mute: Mute, runner: Ros
         mute.tell("theirs-000001", SPEC)
         assert not ordered.result(60).voided
     assert mute.orders == 0
+
+
+def test_what_ended_for_a_learner_that_died_is_waited_for(mute: Mute, runner: RosRunner) -> None:
+    status = EpisodeStatus(
+        state=EpisodeStatus.DONE, episode_id="theirs-000001", spec=spec_msg(SPEC), policy_version=Marching.version
+    )
+    mute.statuses.publish(status)
+    until(lambda: runner._station._status.episode_id == "theirs-000001")
+    with ThreadPoolExecutor(1) as pool:
+        ordered = pool.submit(lambda: next(iter(runner.run([SPEC]))))
+        until(lambda: runner._station.inbox.asked_for("theirs-000001"))
+        mute.tell("theirs-000001", SPEC)
+        assert ordered.result(60).action.tobytes() == EPISODE.action.tobytes()
+        assert mute.orders == 0
+        next(iter(runner.run([SPEC])))  # asked for once more, it is another one
+        assert mute.orders == 1
 
 
 def test_an_order_that_is_declined_without_an_answer_is_given_again(mute: Mute, runner: RosRunner) -> None:

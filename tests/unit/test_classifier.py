@@ -18,7 +18,7 @@ from pld_core.errors import CheckpointError, ConfigError, ContractError, NonFini
 from pld_core.rewards.classifier import SuccessClassifier
 from pld_core.rewards.classifier.augment import Augmentation
 from pld_core.rewards.classifier.calibration import Calibration, calibrate, calibration_error, choose_threshold
-from pld_core.rewards.classifier.dataset import labels, read_frames, split
+from pld_core.rewards.classifier.dataset import SHARES_OF_TWO, labels, read_frames, split
 from pld_core.rewards.classifier.measures import Scored, measure, roc
 from pld_core.rewards.classifier.network import NetworkShape, init_network, judge_many, take_eyes
 from pld_core.rewards.classifier.training import ClassifierTraining, _Pools, fingerprint
@@ -222,6 +222,9 @@ def test_split_keeps_episodes_whole_and_apart():
     assert [part.names for part in split(data, 0)] == [part.names for part in parts]
     with pytest.raises(ConfigError, match=r"no success|no failure"):
         split(toy_classifier.frames(4), 0)
+    alone, rest = split(data, 0, SHARES_OF_TWO)
+    assert alone.names == parts[0].names  # a training goes on with the same episodes
+    assert set(rest.names) == {*parts[1].names, *parts[2].names}
 
 
 @pytest.mark.parametrize("seed", range(5))

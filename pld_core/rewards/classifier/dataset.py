@@ -15,6 +15,7 @@ from pld_core.errors import ConfigError, ContractError
 from pld_core.types import Episode
 
 SHARES = (0.7, 0.15, 0.15)  # of the episodes: training, validation, held out
+SHARES_OF_TWO = (0.7, 0.3)  # where other episodes are held out
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Frames:
         first, last = np.searchsorted(self.episode, (number, number + 1))
         return slice(int(first), int(last))
 
+    @property
+    def successful(self) -> list[bool]:
+        """Of each episode, whether it shows success."""
+        return [bool(self.success[self.rows(n)].any()) for n in range(len(self.names))]
+
     def pick(self, numbers: Sequence[int]) -> Frames:
         """Some of the episodes, numbered anew."""
         rows = np.concatenate([np.arange(len(self))[self.rows(n)] for n in numbers])
@@ -74,15 +80,20 @@ def labels(episode: Episode) -> np.ndarray:
     return marked
 
 
+def refuse_repeated(folders: Sequence[Path]) -> None:
+    """Raises ConfigError where two of them are the same."""
+    resolved = [folder.resolve() for folder in folders]
+    twice = sorted({str(folder) for folder in resolved if resolved.count(folder) > 1})
+    if twice:
+        raise ConfigError(f"{', '.join(twice)} is given more than once; its episodes would judge themselves.")
+
+
 def read_frames(folders: Sequence[Path], cameras: Sequence[str] = ()) -> Frames:
     """All frames of the episodes in some EpisodeStore folders; voided episodes are left out.
 
     cameras: which to use; empty is all. Raises ConfigError where a folder holds no such images, or comes twice.
     """
-    resolved = [folder.resolve() for folder in folders]
-    twice = sorted({str(folder) for folder in resolved if resolved.count(folder) > 1})
-    if twice:
-        raise ConfigError(f"{', '.join(twice)} is given more than once; its episodes would judge themselves.")
+    refuse_repeated(folders)
     episodes: list[Episode] = []
     names, sources = [], []
     for folder in folders:
@@ -100,32 +111,37 @@ def read_frames(folders: Sequence[Path], cameras: Sequence[str] = ()) -> Frames:
     return _gather(episodes, names, sources)
 
 
-def split(frames: Frames, seed: int) -> tuple[Frames, Frames, Frames]:
-    """Training, validation and held-out episodes, drawn within each source and outcome so that all three are alike.
+def split(frames: Frames, seed: int, shares: Sequence[float] = SHARES) -> tuple[Frames, ...]:
+    """Training, validation and (with three shares) held-out episodes, drawn within each source and outcome so that
+    all are alike; the training episodes of one seed are the same whatever becomes of the others.
 
     Episodes of one scene stay together: what is held out must not begin as what was learnt. Raises ConfigError
     unless each part holds episodes with and without success.
     """
     rng = np.random.default_rng((seed, 0x5B117))
-    successful = [bool(frames.success[frames.rows(n)].any()) for n in range(len(frames.names))]
+    successful = frames.successful
     scenes = _scenes(frames)
     kinds = [(frames.sources[first], successful[first]) for first, *_ in scenes]
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    parts: list[list[int]] = [[] for _ in shares]
     for kind in sorted(set(kinds)):
         members = list(rng.permutation([k for k in range(len(scenes)) if kinds[k] == kind]))
-        cuts = np.round(np.cumsum(SHARES) * len(members) + rng.uniform(-0.5, 0.5)).clip(0, len(members)).astype(int)
+        cuts = np.round(np.cumsum(shares) * len(members) + rng.uniform(-0.5, 0.5)).clip(0, len(members)).astype(int)
         cuts[-1] = len(members)
         for part, low, high in zip(parts, (0, *cuts[:-1]), cuts, strict=True):
             part += [n for k in members[low:high] for n in scenes[k]]
-    for name, part in zip(("training", "validation", "held-out"), parts, strict=True):
-        outcomes = {successful[n] for n in part}
-        if outcomes != {True, False}:
-            raise ConfigError(
-                f"The {name} episodes ({len(part)} of {len(successful)}, of {len(scenes)} scenes in all) hold "
-                f"{'no success' if True not in outcomes else 'no failure'}; record more scenes of both outcomes."
-            )
-    train, validation, held_out = (frames.pick(sorted(part)) for part in parts)
-    return train, validation, held_out
+    for name, part in zip(("training", "validation", "held-out"), parts):
+        count = f"{len(part)} of {len(successful)}, of {len(scenes)} scenes in all"
+        require_both_outcomes([successful[n] for n in part], f"{name} episodes ({count})")
+    return tuple(frames.pick(sorted(part)) for part in parts)
+
+
+def require_both_outcomes(successful: Sequence[bool], which: str) -> None:
+    """Raises ConfigError unless some episodes have a success and some have none."""
+    if set(successful) != {True, False}:
+        raise ConfigError(
+            f"The {which} hold {'no failure' if True in successful else 'no success'}; record more scenes of both "
+            "outcomes."
+        )
 
 
 def _scenes(frames: Frames) -> list[list[int]]:

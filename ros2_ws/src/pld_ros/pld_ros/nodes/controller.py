@@ -81,6 +81,7 @@ class Controller(PldNode):
 
     def start(self) -> None:
         self.body.take_command()
+        self._tell(self._status)  # a learner asks what was done last before it gives an order
 
     # -- heard on the callbacks' thread ----------------------------------------------------------
 

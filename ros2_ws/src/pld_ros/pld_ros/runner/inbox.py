@@ -27,6 +27,7 @@ class Inbox:
         self._receiver = RecordReceiver(address, state)
         self._assembler = EpisodeAssembler()
         self._episodes: dict[str, Assembled] = {}
+        self._asked_for: set[str] = set()
         self._arrived = threading.Condition()
         self._fault: PLDError | None = None
         self._closing = False
@@ -43,6 +44,7 @@ class Inbox:
         """Take the episode of this id out; None after the timeout."""
         deadline = time.monotonic() + timeout_s
         with self._arrived:
+            self._asked_for.add(episode_id)
             while episode_id not in self._episodes:
                 if self._fault is not None:
                     raise self._fault
@@ -60,8 +62,14 @@ class Inbox:
                 episode, report = done
                 same = episode.spec == spec and episode.policy_version == policy_version
                 if same and (voided or not episode.voided) and report.weights_version == weights_version:
+                    self._asked_for.add(name)
                     return self._episodes.pop(name)
         return None
+
+    def asked_for(self, episode_id: str) -> bool:
+        """Whether somebody took this episode, or waited for it."""
+        with self._arrived:
+            return episode_id in self._asked_for
 
     def close(self) -> None:
         self._closing = True

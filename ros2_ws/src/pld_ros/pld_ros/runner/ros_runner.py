@@ -46,6 +46,8 @@ BUSY = "the controller refused the order; see its log"
 UNANSWERED = "the controller did not answer"
 RESULT_S = 1.0  # after its last status, how long an order's answer may take
 NAMESPACE = "/pld"
+SETTLE_S = 0.1  # after the controller's first word, until all that it said before has come
+SILENCE = EpisodeStatus()  # before the controller's first word
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class _Connection:
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self.node = Node("learner", namespace=NAMESPACE, context=self._context)
         self._health = HealthWatch(self.node)
-        self._status = EpisodeStatus()  # the controller's newest word
+        self._status = SILENCE
         self.node.create_subscription(EpisodeStatus, topics.EPISODE, self._hear, topics.EPISODES)
         self._orders = ActionClient(self.node, RunEpisode, topics.RUN_EPISODE)
         self._loads = self.node.create_client(LoadPolicy, topics.LOAD_POLICY)
@@ -215,8 +217,15 @@ class _Connection:
         self._ready_timeout_s = config.ros.ready_timeout_s
 
     def order(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
+        """``(id of the finished episode, "")`` or ``("", why there is none)``."""
         if not self._wait(lambda: self._orders.server_is_ready(), self._ready_timeout_s, stopping):
             return "", f"no controller within {self._ready_timeout_s:.0f} s"
+        if self._status is SILENCE and self._wait(lambda: self._status is not SILENCE, ACCEPT_S, stopping):
+            self._wait(lambda: False, SETTLE_S, stopping)
+        done = self._finished(goal)
+        return (done, "") if done else self._give(goal, stopping)
+
+    def _give(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
         before = self._status
         accepted = self._orders.send_goal_async(goal)
         if not self._wait(accepted.done, ACCEPT_S, stopping):
@@ -251,8 +260,19 @@ class _Connection:
     def _running(self, goal: RunEpisode.Goal) -> str:
         """The episode that is carried out for this very order; empty if there is none."""
         s = self._status
-        same = (s.spec, s.policy_version, s.weights_version) == (goal.spec, goal.policy_version, goal.weights_version)
-        return s.episode_id if same and s.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED) else ""
+        running = s.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED)
+        return s.episode_id if running and self._is_for(goal, s) else ""
+
+    def _finished(self, goal: RunEpisode.Goal) -> str:
+        """The newest episode if it is whole, was for this very order and its data are still to come; else empty."""
+        s = self._status
+        whole = s.state == EpisodeStatus.DONE and not s.voided and self._is_for(goal, s)
+        return s.episode_id if whole and not self.inbox.asked_for(s.episode_id) else ""
+
+    @staticmethod
+    def _is_for(goal: RunEpisode.Goal, s: EpisodeStatus) -> bool:
+        asked = (goal.spec, goal.policy_version, goal.weights_version)
+        return (s.spec, s.policy_version, s.weights_version) == asked
 
     def _hear(self, message: EpisodeStatus) -> None:
         self._status = message
