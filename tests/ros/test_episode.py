@@ -64,8 +64,9 @@ class Body:
         self._meet("reset")
         return self.first(seed)
 
-    def begin(self) -> None:
+    def begin(self, first: Observation) -> Observation:
         self._meet("begin")
+        return first
 
     def observe(self) -> Observation:
         self._meet("observe")

@@ -323,18 +323,34 @@ def test_the_first_tick_is_in_the_rhythm_of_all(
     node: Node, body: RosBody, monkeypatch: pytest.MonkeyPatch, captured_ago_s: float
 ) -> None:
     node.simulated_time = False
-    now, slept = 1000.0, []
-    monkeypatch.setattr(ros_body.time, "time_ns", lambda: 10 * PERIOD_NS + round(captured_ago_s * 1e9))
+    now, slept, robot = 1000.0, [], Robot(node, tick=9)
+    monkeypatch.setattr(ros_body.time, "time_ns", lambda: robot.tick * PERIOD_NS + round(captured_ago_s * 1e9))
     monkeypatch.setattr(ros_body.time, "monotonic", lambda: now)
     body.pace = Pace(node.period_s, lambda: now + sum(slept), slept.append)
-    node.on_reset = Robot(node, tick=9).reset
-    body.begin()
+    node.on_reset = robot.reset
+    body.begin(body.reset(0))
     since_capture = captured_ago_s + sum(slept)
     assert since_capture % node.period_s == pytest.approx(ros_body.PHASE_S)
     assert sum(slept) <= node.period_s
     assert body.patience_s(1.0) == pytest.approx(ros_body.WAITS_END * node.period_s)
     slept.append(node.period_s)
     assert body.patience_s(1.0) == 0.0
+
+
+def test_the_first_tick_is_decided_on_the_newest_observation(
+    node: Node, body: RosBody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.simulated_time = False
+    robot = Robot(node, tick=9)
+    node.on_reset = robot.reset
+    first = body.reset(0)
+    robot.say()  # the policy took its time, and the arm held
+    node.hear(topics.SUCCESS, estimate(robot.tick, True))
+    monkeypatch.setattr(ros_body.time, "time_ns", lambda: robot.tick * PERIOD_NS)
+    assert body.begin(first).stamp_ns == {name: stamp + PERIOD_NS for name, stamp in first.stamp_ns.items()}
+    robot.say()
+    node.hear(topics.SUCCESS, estimate(robot.tick, False))
+    assert not body.judge(body.observe(), False).success, "what was judged before the first action is not its effect"
 
 
 def pause(node: Node, body: RosBody, meanwhile: Callable[[], Any]) -> None:

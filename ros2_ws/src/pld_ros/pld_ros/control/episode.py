@@ -70,11 +70,11 @@ class Body(Protocol):
     """All that an episode needs of the world. Every method may raise PLDError: the episode is void then."""
 
     def reset(self, seed: int) -> Observation:
-        """Make the start and give its first observation."""
+        """Make the start and give an observation of it."""
         ...
 
-    def begin(self) -> None:
-        """All is prepared: wait for the time of the first tick."""
+    def begin(self, first: Observation) -> Observation:
+        """All is prepared: wait for the time of the first tick, and give what it is decided on."""
         ...
 
     def observe(self) -> Observation:
@@ -117,7 +117,7 @@ def run_episode(
         observation = body.reset(spec.seed)
         controller = prepare(observation)
         controller.reset(0, spec)
-        body.begin()
+        observation = body.begin(observation)
         while not _tick(body, controller, observation, outcome, max_steps, record):
             observation = body.observe()
     except PLDError as fault:

@@ -153,7 +153,7 @@ class RosBody:
                 raise RobotError(f"The reset did not finish within {RESET_TIMEOUT_S:.0f} s; see the robot node's log.")
             self._floor = self._last = self._first_stamp[number] - 1
             self._first_stamp = {number: self._first_stamp[number]}
-            self._reset, self._counted = number, self._floor + 1  # the first observation has earned nothing
+            self._reset, self._counted = number, self._floor + 1
             assert self._robot is not None  # its state has ended the wait
             self._refused, self._held = self._robot.refused, None
         stamps = self.buffer.wait_newer(self._floor, LOCKSTEP_TIMEOUT_S)
@@ -161,9 +161,9 @@ class RosBody:
             raise ContractError(f"No observation within {LOCKSTEP_TIMEOUT_S:.0f} s of the reset: {self._silent()}.")
         return self._observation(stamps)
 
-    def begin(self) -> None:
+    def begin(self, first: Observation) -> Observation:
         if self._node.simulated_time:
-            return
+            return first
         period_s = self._node.period_s
         if not self._node.station.is_simulated:  # its sources keep times of their own: begin when all have just spoken
             self.buffer.wait_newer(max((self.buffer.newest(self._floor) or {"": self._last}).values()), period_s)
@@ -172,6 +172,10 @@ class RosBody:
         due += max(0, math.ceil((now - due) / period_s)) * period_s
         self.pace.start(due - period_s)
         self.pace.wait()
+        stamps = self.buffer.newest(self._floor) or dict(first.stamp_ns)
+        self._refuse_stale(stamps)
+        self._counted = max(stamps.values())  # nothing was done yet that could have earned anything
+        return self._observation(stamps)
 
     def patience_s(self, most_s: float) -> float:
         """How long the present tick may still wait for what it needs."""
