@@ -23,6 +23,7 @@ from pld_core.rewards.classifier.dataset import (
     read_frames,
     refuse_repeated,
     require_both_outcomes,
+    require_folder,
     split,
 )
 from pld_core.rewards.classifier.drift import DriftMonitor
@@ -71,12 +72,15 @@ def train_reward(config: RewardTrainConfig) -> dict[str, Any]:
     Interrupted, the same call goes on: episodes and training states are kept in the folder.
     """
     folder = config.folder
+    refuse_repeated([*_folders(config), *config.held_out])
+    for given in (*config.data, *config.held_out):
+        require_folder(given)
     stages = ("collect", "train", *(("remember",) if config.memory_dim else ()), "measure")
     with Console(stages, f"PLD success classifier -> {folder}") as console:
         policy = _policy(config) if config.task or config.encoder == "base" else None
         names = _collect(config, policy, console) if config.task else _names_of(config.robot)  # type: ignore[arg-type]
         Predicate.parse(config.predicate, names)  # before the minutes of training, not after
-        parts = _parts(config)
+        parts = _parts(config, console)
         network = _train(config, policy, parts[0], console)
         with console.stage("measure"):
             classifier, judged = _decide(config, network, parts, names)
@@ -96,9 +100,8 @@ def _folders(config: RewardTrainConfig) -> list[Path]:
     return [*([config.folder / "episodes"] if config.task else []), *config.data]
 
 
-def _parts(config: RewardTrainConfig) -> tuple[Frames, ...]:
+def _parts(config: RewardTrainConfig, console: Console) -> tuple[Frames, ...]:
     """Training, validation and held-out episodes. What is held out apart leaves more to choose the threshold by."""
-    refuse_repeated([*_folders(config), *config.held_out])
     frames = read_frames(_folders(config), config.cameras)
     if not config.held_out:
         return split(frames, config.seed)
@@ -111,6 +114,13 @@ def _parts(config: RewardTrainConfig) -> tuple[Frames, ...]:
         raise ConfigError(
             f"The episodes of --held-out have cameras {given.cameras} and {given.proprio.shape[1]} entries of "
             f"proprioception, those of the training {seen.cameras} and {seen.proprio.shape[1]}."
+        )
+    known = {scene for part in parts for scene in part.scenes}
+    seen_before = sum(scene in known for scene in held_out.scenes)
+    if seen_before:  # of a real robot a seed says nothing
+        console.note(
+            f"{seen_before} of {len(held_out.names)} held-out episodes have task and seed of others: simulated, they "
+            "begin as what was learnt. Collect them with another --seed."
         )
     return *parts, held_out
 

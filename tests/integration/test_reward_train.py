@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -82,6 +83,11 @@ def test_other_episodes_may_be_held_out(task, capsys):
 
     assert cli.main([*command, "--out", "out", "--held_out", "out/episodes"]) == cli.EXIT_ERROR
     assert "more than once" in capsys.readouterr().err
+    assert cli.main([*command, "--out", "more", "--held_out", "nowhere"]) == cli.EXIT_ERROR
+    assert not Path("more").exists(), "before minutes of collecting, not after"
+    capsys.readouterr()
+    assert cli.main([*command, "--out", "out", "--held_out", str(shutil.copytree("out/episodes", "copy"))]) == 0
+    assert "66 of 66 held-out episodes have task and seed of others" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

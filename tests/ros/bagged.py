@@ -85,7 +85,8 @@ def status_bytes(outcome: Outcome, running: bool) -> bytes:
     flags = ("terminated", "truncated", "success", "voided", "environment_success")
     return serialised(
         message(
-            kind, header=header(0), state=2 if running else 4, spec=order, first_sequence=outcome.first_sequence,
+            kind, header=header(0), state=2 if running else 4, order="0a1b", spec=order,
+            first_sequence=outcome.first_sequence,
             reason=outcome.reason, **{name: getattr(outcome, name) for name in names},
             **{"ticks": 0, "last_sequence": 0, **ended},
             **{name: not running and getattr(outcome, name) for name in flags},

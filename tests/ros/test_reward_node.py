@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import rclpy
-from pld_msgs.msg import OperatorState, RobotState, SuccessEstimate
+from pld_msgs.msg import OperatorState, RobotState, SimulatorState, SuccessEstimate
 
 from pld_core.rewards.debounce import Debounce, Latch
 from pld_core.types import TimeStep
@@ -81,6 +81,24 @@ def test_a_pause_between_two_pictures_counts_too(node: RewardNode) -> None:
     node._on_operator(OperatorState(paused=True))
     node._on_operator(OperatorState(paused=False))
     assert [judged(node).success for _ in range(2)] == [False, True]
+
+
+def test_what_a_simulator_said_before_it_was_restarted_judges_nothing() -> None:
+    rclpy.init(args=["--ros-args", "-p", "reward:=binary", "-p", "robot:=fr3_sim", "-p", "task:=peg_insertion"])
+    node = RewardNode()
+    try:
+        for second, resets in (*((s, 1) for s in range(100, 200)), (50, 0), (51, 2)):  # its clock began anew
+            word, state = SimulatorState(), RobotState(resets=resets)
+            word.header.stamp.sec = state.header.stamp.sec = second
+            node._on_word(word)
+            node._on_state(state)
+            stamps = node._next()
+            assert stamps is not None
+            node._last = max(stamps.values())
+            assert node._last == second * 1_000_000_000
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
 
 
 def test_on_a_real_arm_without_a_model_every_state_is_worth_nothing() -> None:

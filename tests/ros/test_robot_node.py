@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +16,9 @@ from pld_msgs.srv import EStop, Reset
 from pld_core.errors import RobotError
 from pld_core.stations import load_robot
 from pld_core.types import RobotState
+from pld_ros.convert import time_msg
 from pld_ros.nodes import robot as robot_module
-from pld_ros.nodes.robot import WATCHDOG_PERIODS, RobotNode
+from pld_ros.nodes.robot import RESET_AGE_S, WATCHDOG_PERIODS, RobotNode
 
 PERIOD_S = 0.05
 
@@ -67,6 +69,8 @@ class Clock:
 
     def monotonic_ns(self) -> int:
         return self.ns
+
+    time_ns = staticmethod(time.time_ns)
 
     def sleep(self, seconds: float) -> None:
         raise AssertionError("nothing here waits")
@@ -129,13 +133,23 @@ def test_in_a_pause_nothing_is_reset(node: RobotNode, arm: Arm) -> None:
 def test_who_asks_again_for_a_reset_gets_the_same_one(node: RobotNode, arm: Arm) -> None:
     over = threading.Event()
     arm.reset = lambda seed: over.wait(10)  # type: ignore[assignment, return-value]
-    numbers = [node._reset(Reset.Request(seed=3), Reset.Response()).reset for _ in range(2)]
-    assert numbers == [1, 1]
+    first = Reset.Request(seed=3, asked_at=time_msg(time.time_ns()))
+    assert [node._reset(first, Reset.Response()).reset for _ in range(2)] == [1, 1]
     assert not node._reset(Reset.Request(seed=4), Reset.Response()).ok
     over.set()
     assert node._resetting is not None
     node._resetting.join()
-    assert node._reset(Reset.Request(seed=3), Reset.Response()).reset == 2, "its state was not told yet"
+    assert node._reset(first, Reset.Response()).reset == 1, "the arm has done it already"
+    again = Reset.Request(seed=3, asked_at=time_msg(time.time_ns()))
+    assert node._reset(again, Reset.Response()).reset == 2, "its state was not told yet"
+
+
+def test_a_reset_that_nobody_waits_for_any_more_is_refused(node: RobotNode, arm: Arm) -> None:
+    asked_at = time_msg(time.time_ns() - round(1e9 * (RESET_AGE_S + 1)))
+    answer = node._reset(Reset.Request(seed=3, asked_at=asked_at), Reset.Response())
+    assert not answer.ok
+    assert "given up" in answer.message
+    assert "reset" not in arm.calls
 
 
 def test_a_pause_ends_the_motion_of_a_reset(node: RobotNode, arm: Arm) -> None:

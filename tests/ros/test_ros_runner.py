@@ -26,8 +26,9 @@ from pld_core.errors import RobotUnavailableError
 from pld_core.link import RecordSender
 from pld_core.types import EpisodeSpec
 from pld_ros import topics
-from pld_ros.convert import spec_msg
+from pld_ros.convert import id_of, spec_msg
 from pld_ros.recording.records import outcome_record, spec_of_message, step_record
+from pld_ros.runner import ros_runner
 from pld_ros.runner.ros_runner import NAMESPACE, REFUSED_IN_A_ROW, RosRunner
 
 BOOT = "b007"
@@ -49,7 +50,7 @@ class Mute(Node):
         super().__init__("controller", namespace=NAMESPACE, context=context)
         self.orders = 0
         self.over = threading.Event()
-        self.voided = self.busy = self.unwilling = False
+        self.voided = self.busy = self.unwilling = self.deceives = False
         self.refused = 0
         self._sender = RecordSender(records, spool, "replay_logger")
         self._health = self.create_publisher(Health, topics.HEALTH, topics.HEALTHS)
@@ -73,12 +74,20 @@ class Mute(Node):
     def _carry_out(self, goal: ServerGoalHandle) -> RunEpisode.Result:
         self.orders += 1
         name = f"{BOOT}-{self.orders:06d}"
+        if self.deceives:  # what was said of an earlier one comes late
+            theirs = EpisodeStatus(
+                state=EpisodeStatus.DONE, order="another", spec=goal.request.spec, episode_id="theirs"
+            )
+            self.statuses.publish(theirs)
+            time.sleep(0.1)
         if self.unwilling:
-            self.statuses.publish(EpisodeStatus(state=EpisodeStatus.IDLE, spec=goal.request.spec, reason="not today"))
+            self.statuses.publish(EpisodeStatus(state=EpisodeStatus.IDLE, order=id_of(goal), reason="not today"))
         else:
             self.tell(name, spec_of_message(goal.request.spec))
             self.statuses.publish(
-                EpisodeStatus(state=EpisodeStatus.DONE, spec=goal.request.spec, episode_id=name, reason="over")
+                EpisodeStatus(
+                    state=EpisodeStatus.DONE, order=id_of(goal), spec=goal.request.spec, episode_id=name, reason="over"
+                )
             )
         self.over.wait()
         goal.succeed()
@@ -181,6 +190,27 @@ def test_what_ended_for_a_learner_that_died_is_waited_for(mute: Mute, runner: Ro
         assert mute.orders == 0
         next(iter(runner.run([SPEC])))  # asked for once more, it is another one
         assert mute.orders == 1
+
+
+def test_what_its_predecessor_took_already_is_done_again(
+    mute: Mute, runner: RosRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ros_runner, "RESENT_S", 0.1)
+    mute.statuses.publish(
+        EpisodeStatus(
+            state=EpisodeStatus.DONE, episode_id="theirs-000001", spec=spec_msg(SPEC), policy_version=Marching.version
+        )
+    )
+    until(lambda: runner._station._status.episode_id == "theirs-000001")
+    next(iter(runner.run([SPEC])))
+    assert mute.orders == 1
+
+
+def test_the_end_of_another_order_is_none_of_ours(mute: Mute, runner: RosRunner) -> None:
+    mute.deceives = True
+    episode = next(iter(runner.run([SPEC])))
+    assert episode.action.tobytes() == EPISODE.action.tobytes()
+    assert mute.orders == 1
 
 
 def test_an_order_that_is_declined_without_an_answer_is_given_again(mute: Mute, runner: RosRunner) -> None:

@@ -88,6 +88,12 @@ def refuse_repeated(folders: Sequence[Path]) -> None:
         raise ConfigError(f"{', '.join(twice)} is given more than once; its episodes would judge themselves.")
 
 
+def require_folder(folder: Path) -> None:
+    """Raises ConfigError where there is none."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder of recorded episodes (an EpisodeStore, e.g. runs/x/probe).")
+
+
 def read_frames(folders: Sequence[Path], cameras: Sequence[str] = ()) -> Frames:
     """All frames of the episodes in some EpisodeStore folders; voided episodes are left out.
 
@@ -97,8 +103,7 @@ def read_frames(folders: Sequence[Path], cameras: Sequence[str] = ()) -> Frames:
     episodes: list[Episode] = []
     names, sources = [], []
     for folder in folders:
-        if not folder.is_dir():
-            raise ConfigError(f"{folder} is not a folder of recorded episodes (an EpisodeStore, e.g. runs/x/probe).")
+        require_folder(folder)
         store = EpisodeStore(folder, read_only=True)
         for episode, metadata in zip(store, store.metadata()):
             if episode.voided:

@@ -27,6 +27,11 @@ def nanoseconds(stamp: Time) -> int:
     return stamp.sec * _NANOSECONDS + stamp.nanosec
 
 
+def id_of(goal: Any) -> str:
+    """The id of an action's goal, from its handle at the client or the server, hexadecimal."""
+    return bytes(goal.goal_id.uuid).hex()
+
+
 def floats(values: np.ndarray) -> array[float]:
     """A float32 sequence for a message; about 50 times faster than a list."""
     return array("f", np.ascontiguousarray(values, np.float32).tobytes())

@@ -334,10 +334,11 @@ class RosBody:
         if not self._resets.wait_for_service(timeout_sec=LOCKSTEP_TIMEOUT_S):
             raise RobotError("The robot node does not answer. Is it running?")
         answer: Any = None
+        request = Reset.Request(seed=seed, asked_at=time_msg(time.time_ns()))
         for _ in range(RESET_ASKED):
             if self.paused:
                 raise RobotError("The operator paused before the reset.")
-            answer = call(self._resets, Reset.Request(seed=seed), RESET_ANSWER_S)
+            answer = call(self._resets, request, RESET_ANSWER_S)
             if answer is not None:
                 break
         if answer is None or not answer.ok:

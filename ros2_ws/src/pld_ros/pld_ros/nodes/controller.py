@@ -26,7 +26,7 @@ from pld_ros.control.chunk_client import ChunkClient
 from pld_ros.control.episode import Outcome, Step, run_episode
 from pld_ros.control.ros_body import LOCKSTEP_TIMEOUT_S, OPERATOR_AGE_S, VERDICTS, RosBody
 from pld_ros.control.weights_slot import WeightsSlot
-from pld_ros.convert import chunk_of, floats, put_stamps, spec_of, stamps_of, time_msg
+from pld_ros.convert import chunk_of, floats, id_of, put_stamps, spec_of, stamps_of, time_msg
 from pld_ros.node import RHYTHM_PRIORITY, HealthWatch, PldNode, run_node
 
 _IDLE_S = 0.2
@@ -223,6 +223,7 @@ class Controller(PldNode):
                 weights_version=order.weights_version, first_sequence=self._sequence,
             )
         )  # fmt: skip
+        self._refuse_those_that_wait()
 
     def _record(self, step: Step) -> None:
         decided, observation = step.decided, step.observation
@@ -243,6 +244,13 @@ class Controller(PldNode):
             self._goal.publish_feedback(told)  # type: ignore[arg-type]  # rclpy says that it gets the whole message
         self._sequence += 1
         self.rates.count("steps")
+
+    def _refuse_those_that_wait(self) -> None:
+        """What was accepted in the moment before this episode began: nobody may find it carried out afterwards."""
+        while not self._goals.empty():
+            goal, done = self._goals.get()
+            goal.abort()
+            done.set_result(RunEpisode.Result(ok=False, message="another episode had just begun"))
 
     def _finish(self, outcome: Outcome) -> None:
         running = self._status
@@ -271,6 +279,7 @@ class Controller(PldNode):
 
     def _tell(self, status: EpisodeStatus) -> None:
         status.header.stamp = self.get_clock().now().to_msg()
+        status.order = "" if self._goal is None else id_of(self._goal)
         self._status = status
         self._statuses.publish(status)
 

@@ -69,6 +69,9 @@ class RewardNode(PldNode):
             if message.resets != self._resets:
                 self._resets, self._floor = message.resets, nanoseconds(message.header.stamp)
                 self._last = -1
+                # A robot node that was restarted in simulated time speaks of earlier times than the one before.
+                latest = self._floor + round(2e9 * self.period_s)
+                self._word = {stamp: word for stamp, word in self._word.items() if stamp <= latest}
             if not (self._sees or self.station.is_simulated):
                 self._remember(nanoseconds(message.header.stamp), SimulatorState())
             self._arrived.notify()
@@ -86,7 +89,7 @@ class RewardNode(PldNode):
     def _remember(self, stamp: int, word: SimulatorState) -> None:
         self._word[stamp] = word
         while len(self._word) > _KEPT:
-            del self._word[min(self._word)]
+            del self._word[next(iter(self._word))]  # the first that came: stamps may begin anew
 
     # -- main thread -----------------------------------------------------------------------------
 
@@ -128,7 +131,8 @@ class RewardNode(PldNode):
         except PLDError as error:
             self.rates.count("faults")
             self.get_logger().error(f"the reward model failed: {error}", throttle_duration_sec=1.0)
-            self.set_ready(f"the reward model failed: {error}")
+            if not self.simulated_time:  # there, time stands still: it would never see another picture
+                self.set_ready(f"the reward model failed: {error}")
             return
         if not self.ready:
             self.set_ready()

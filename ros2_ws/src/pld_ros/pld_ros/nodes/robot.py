@@ -20,13 +20,14 @@ from sensor_msgs.msg import JointState
 from pld_core.errors import PLDError
 from pld_core.types import RobotState
 from pld_ros import topics
-from pld_ros.convert import floats, time_msg
+from pld_ros.convert import floats, nanoseconds, time_msg
 from pld_ros.drivers import make_driver
 from pld_ros.managed import ManagedNode
 from pld_ros.node import RHYTHM_PRIORITY, run_node
 
 STATE_TIMEOUT_S = 0.2  # without a state for so long the arm counts as gone
 ACTION_SLACK = 1e-5  # between what was commanded and what the driver says that it sent
+RESET_AGE_S = 5.0  # the controller asks for no longer
 WATCHDOG_PERIODS = 3  # control periods without a command after which the arm is told to hold
 
 
@@ -46,7 +47,7 @@ class RobotNode(ManagedNode):
         self._stopped = self._connected = False
         self._paused_at: int | None = None  # monotonic nanoseconds; None: not paused
         self._resets = 0  # finished, as the last state says
-        self._reset_asked = 0, -1  # seed and number of the last one that was begun
+        self._reset_asked, self._reset_number = (0, 0), -1  # of the last one that was begun: when asked, and its seed
         self._resetting: threading.Thread | None = None
         self._make_publishers()
         deadline = None if self.simulated_time else WATCHDOG_PERIODS * self.period_s
@@ -203,20 +204,24 @@ class RobotNode(ManagedNode):
 
     def _reset(self, request: Reset.Request, response: Reset.Response) -> Reset.Response:
         """Starts the reset on a thread of its own: a real arm takes seconds, and a stop must get through."""
-        if self._is_resetting() and self._reset_asked[0] == request.seed:  # asked again: the answer was lost
-            response.ok, response.reset = True, self._reset_asked[1]
+        asked_at = nanoseconds(request.asked_at)
+        if asked_at and self._reset_asked == (asked_at, request.seed):  # asked again: the answer was lost
+            response.ok, response.reset = True, self._reset_number
             return response
-        response.message = self._no_reset()
+        response.message = self._no_reset(asked_at)
         if response.message:
             return response
         # Read first: the reset may be over at once. That of the last one may not have been told yet.
-        response.ok, response.reset = True, max(self._resets, self._reset_asked[1]) + 1
-        self._reset_asked = request.seed, response.reset
+        response.ok, response.reset = True, max(self._resets, self._reset_number) + 1
+        self._reset_asked, self._reset_number = (asked_at, request.seed), response.reset
         self._resetting = threading.Thread(target=self._run_reset, args=(request.seed,), daemon=True)
         self._resetting.start()
         return response
 
-    def _no_reset(self) -> str:
+    def _no_reset(self, asked_at: int) -> str:
+        age_s = (time.time_ns() - asked_at) / 1e9 if asked_at else 0.0
+        if age_s > RESET_AGE_S:
+            return f"asked for {age_s:.0f} s ago: whoever did so has given up"
         if self._stopped:
             return "the emergency stop is pressed"
         if self._paused_at is not None:
@@ -230,7 +235,7 @@ class RobotNode(ManagedNode):
         try:
             self._driver.reset(seed)
         except PLDError as error:
-            self._reset_asked = 0, -1  # it does not count
+            self._reset_asked, self._reset_number = (0, 0), -1  # it does not count
             self.get_logger().error(f"reset failed: {error}")
 
     def diagnostics(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from pld_core.types import ActionSpec, Episode, EpisodeSpec, ObservationSpec
 from pld_core.vla.compact_vla import CompactVLA
 from pld_ros import topics
 from pld_ros.control.ros_body import call
-from pld_ros.convert import spec_msg
+from pld_ros.convert import id_of, spec_msg
 from pld_ros.environment import prepare_this_process
 from pld_ros.node import HealthWatch, Spinner
 from pld_ros.runner.inbox import Inbox
@@ -41,6 +41,7 @@ REFUSED_IN_A_ROW = 5
 POLL_S = 0.1
 ANSWER_S = 30.0  # for a service, and for an episode's data after its end
 ACCEPT_S = 3.0  # for an order to be accepted; DDS may lose the answer to a client that it has just met
+RESENT_S = 5.0  # for what a learner that died has not taken, to come again; it may have taken all of it
 CONTROLLER_LOST_S = 3.0
 BUSY = "the controller refused the order; see its log"
 UNANSWERED = "the controller did not answer"
@@ -158,7 +159,12 @@ class RosRunner:
             if done is not None:
                 return done.episode, done.report.reason
             self._serve()
-            episode_id, reason = self._order(spec, version)
+            goal = self._goal(spec, version)
+            finished = self._station.finished(goal, self._stopping)
+            done = self._station.inbox.wait(finished, RESENT_S, self._stopping) if finished else None
+            if done is not None:
+                return done.episode, done.report.reason
+            episode_id, reason = self._station.order(goal, self._stopping)
             if episode_id:
                 done = self._station.inbox.wait(episode_id, ANSWER_S, self._stopping)
                 if done is not None:
@@ -171,13 +177,11 @@ class RosRunner:
             if refused >= REFUSED_IN_A_ROW:
                 raise RobotUnavailableError(f"The station carried out no order {refused} times in a row: {reason}.")
 
-    def _order(self, spec: EpisodeSpec, version: str) -> tuple[str, str]:
-        """Give one order; ``(id of the finished episode, "")`` or ``("", why there is none)``."""
-        goal = RunEpisode.Goal(
+    def _goal(self, spec: EpisodeSpec, version: str) -> RunEpisode.Goal:
+        return RunEpisode.Goal(
             spec=spec_msg(spec), policy_version=self.policy.version, weights_version=version,
             replan_every=self._config.replan_every, policy_features=self._features, residual=self._residual,
         )  # fmt: skip
-        return self._station.order(goal, self._stopping)
 
     def _serve(self) -> None:
         """Have the VLA server serve this policy."""
@@ -220,13 +224,6 @@ class _Connection:
         """``(id of the finished episode, "")`` or ``("", why there is none)``."""
         if not self._wait(lambda: self._orders.server_is_ready(), self._ready_timeout_s, stopping):
             return "", f"no controller within {self._ready_timeout_s:.0f} s"
-        if self._status is SILENCE and self._wait(lambda: self._status is not SILENCE, ACCEPT_S, stopping):
-            self._wait(lambda: False, SETTLE_S, stopping)
-        done = self._finished(goal)
-        return (done, "") if done else self._give(goal, stopping)
-
-    def _give(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
-        before = self._status
         accepted = self._orders.send_goal_async(goal)
         if not self._wait(accepted.done, ACCEPT_S, stopping):
             return "", UNANSWERED
@@ -234,17 +231,17 @@ class _Connection:
         if handle is None or not handle.accepted:
             return self._finish_running(goal, stopping)
         result, boot = handle.get_result_async(), self._health.version("controller")
-        lost = partial(self._lost, boot, time.monotonic())
+        lost, ended = partial(self._lost, boot, time.monotonic()), partial(self._ended, id_of(handle))
         try:
-            self._wait(lambda: result.done() or self._ended(goal, before) or lost(), float("inf"), stopping)
-            self._wait(result.done, RESULT_S if self._ended(goal, before) else 0.0, stopping)
+            self._wait(lambda: result.done() or ended() or lost(), float("inf"), stopping)
+            told = ended()
+            self._wait(result.done, RESULT_S if told else 0.0, stopping)
         except CancelledError:
             handle.cancel_goal_async()
             raise
         if result.done():
             answer: RunEpisode.Result = result.result().result  # type: ignore[union-attr]  # it is done
             return (answer.outcome.episode_id, "") if answer.ok else ("", answer.message)
-        told = self._ended(goal, before)
         return (told.episode_id, told.reason) if told is not None else ("", "the controller was lost")
 
     def _finish_running(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
@@ -263,8 +260,10 @@ class _Connection:
         running = s.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED)
         return s.episode_id if running and self._is_for(goal, s) else ""
 
-    def _finished(self, goal: RunEpisode.Goal) -> str:
-        """The newest episode if it is whole, was for this very order and its data are still to come; else empty."""
+    def finished(self, goal: RunEpisode.Goal, stopping: threading.Event) -> str:
+        """The newest episode if it is whole, was for this very order and nobody here has it; else empty."""
+        if self._status is SILENCE and self._wait(lambda: self._status is not SILENCE, ACCEPT_S, stopping):
+            self._wait(lambda: False, SETTLE_S, stopping)
         s = self._status
         whole = s.state == EpisodeStatus.DONE and not s.voided and self._is_for(goal, s)
         return s.episode_id if whole and not self.inbox.asked_for(s.episode_id) else ""
@@ -277,11 +276,10 @@ class _Connection:
     def _hear(self, message: EpisodeStatus) -> None:
         self._status = message
 
-    def _ended(self, goal: RunEpisode.Goal, before: EpisodeStatus) -> EpisodeStatus | None:
-        """The controller's word, since ``before``, that this order is over: DDS may lose the answer to it."""
+    def _ended(self, order: str) -> EpisodeStatus | None:
+        """The controller's word that this order is over: DDS may lose the answer to it."""
         told = self._status
-        over = told.state in (EpisodeStatus.DONE, EpisodeStatus.IDLE) and told.spec == goal.spec
-        return told if over and told is not before else None
+        return told if told.order == order and told.state in (EpisodeStatus.DONE, EpisodeStatus.IDLE) else None
 
     def served_version(self) -> str:
         return self._health.version("vla_server") if self._health.silent_s("vla_server") < CONTROLLER_LOST_S else ""
