@@ -168,14 +168,15 @@ class HealthWatch:
 
     def __init__(self, node: Node) -> None:
         self._heard: dict[str, tuple[float, Health]] = {}
+        self._began = time.monotonic()
         node.create_subscription(Health, topics.HEALTH, self._hear, topics.HEALTHS)
 
     def _hear(self, message: Health) -> None:
         self._heard[message.node] = (time.monotonic(), message)
 
     def silent_s(self, node: str) -> float:
-        heard = self._heard.get(node)
-        return float("inf") if heard is None else time.monotonic() - heard[0]
+        """Since its last word; of a node that was never heard, since somebody listens."""
+        return time.monotonic() - (self._heard[node][0] if node in self._heard else self._began)
 
     def version(self, node: str) -> str:
         return self._heard[node][1].version if node in self._heard else ""
@@ -183,7 +184,7 @@ class HealthWatch:
     def missing(self, nodes: Sequence[str]) -> str:
         """Why not all of these nodes are ready; empty if they are."""
         for node in nodes:
-            if self.silent_s(node) > HEALTH_LOST_S:
+            if node not in self._heard or self.silent_s(node) > HEALTH_LOST_S:
                 return f"{node} is not running"
             message = self._heard[node][1]
             if not message.ready:
@@ -241,6 +242,10 @@ def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, pri
     except PLDError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
+    except Exception as error:
+        if _is_end(error):
+            return 0
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         if node is not None:
@@ -259,6 +264,11 @@ class _Ended(BaseException):
 def _end(number: int, frame: Any) -> None:
     signal.setitimer(signal.ITIMER_REAL, END_AGAIN_S)  # Python drops what is raised while a destructor runs
     raise _Ended
+
+
+def _is_end(error: BaseException | None) -> bool:
+    """Whether it came of ``_Ended``: raised within a callback from C++, that arrives as another exception's cause."""
+    return error is not None and (isinstance(error, _Ended) or _is_end(error.__cause__ or error.__context__))
 
 
 def _work(node: PldNode) -> None:

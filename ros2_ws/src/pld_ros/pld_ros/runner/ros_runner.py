@@ -118,6 +118,8 @@ class RosRunner:
         voided = 0
         for spec in specs:
             episode, reason = self._episode(spec, version)
+            if episode.voided:
+                self._station.node.get_logger().warning(f"an episode came back void: {reason}")
             yield episode
             voided = voided + 1 if episode.voided else 0
             if voided >= VOIDED_IN_A_ROW:

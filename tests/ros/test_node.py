@@ -1,0 +1,80 @@
+"""What all nodes share: how they end, and how long they wait to hear of one another."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pld_msgs.msg import Health
+
+from pld_ros import node as node_module
+from pld_ros.node import HEALTH_LOST_S, HealthWatch, run_node
+
+
+def test_a_node_that_was_never_heard_is_not_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, hear = [100.0], []
+    monkeypatch.setattr(node_module.time, "monotonic", lambda: now[0])
+    listener: Any = SimpleNamespace(create_subscription=lambda kind, topic, callback, qos: hear.append(callback))
+    watch = HealthWatch(listener)
+    assert watch.missing(["controller"]) == "controller is not running"
+    now[0] += 1.5
+    assert watch.silent_s("controller") == 1.5, "who has just begun to listen cannot know more"
+    hear[0](Health(node="controller", ready=True))
+    assert watch.silent_s("controller") == 0.0
+    assert not watch.missing(["controller"])
+    now[0] += HEALTH_LOST_S + 0.1
+    assert watch.missing(["controller"]) == "controller is not running"
+
+
+class Ending:
+    """Ends in its first callback, as by Ctrl-C."""
+
+    is_only_one = False
+
+    def __init__(self, in_callback: Callable[[], None]) -> None:
+        self.work = in_callback
+
+    def refuse_namesake(self) -> None: ...
+    def start(self) -> None: ...
+    def say_goodbye(self) -> None: ...
+    def close(self) -> None: ...
+    def destroy_node(self) -> None: ...
+
+
+def interrupted() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupted_below_c() -> None:
+    try:
+        interrupted()
+    except BaseException as cause:  # what pybind11 makes of an exception in a conversion
+        raise TypeError("Unable to convert function return value to a Python type!") from cause
+
+
+@pytest.fixture
+def own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    monkeypatch.setattr(node_module, "Spinner", lambda node: SimpleNamespace(close=lambda: None, fault=None))
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize("in_callback", [interrupted, interrupted_below_c])
+def test_a_node_that_is_told_to_end_ends_well(in_callback: Callable[[], None]) -> None:
+    assert run_node(lambda: Ending(in_callback)) == 0  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_any_other_fault_of_a_node_is_shown() -> None:
+    def broken() -> None:
+        raise TypeError("a mistake")
+
+    with pytest.raises(TypeError, match="a mistake"):
+        run_node(lambda: Ending(broken))  # type: ignore[arg-type, return-value]
