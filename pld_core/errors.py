@@ -55,5 +55,9 @@ class RobotUnavailableError(RobotError):
     """No arm answers, or its driver is not installed."""
 
 
+class RobotFaultError(RobotError):
+    """The arm reports a fault, or has fallen silent; it holds, and takes nothing until it has recovered."""
+
+
 class StageError(PLDError):
     """A stage cannot go on, for instance because the base never succeeds."""

@@ -178,6 +178,11 @@ class RobotDriver(Protocol):
     ``next_state`` has a thread of its own; every other method may be called from any thread at any time.
     """
 
+    @property
+    def limited(self) -> Mapping[str, int]:
+        """How many commands each safety limit has shortened so far."""
+        ...
+
     def spec(self) -> ActionSpec: ...
 
     def connect(self) -> None:

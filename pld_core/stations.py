@@ -7,6 +7,7 @@ robot with an entry point in the group ``pld.robots`` that names a function retu
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -48,10 +49,13 @@ class RobotConfig:
     rotation_rad: float = 0.08  # radians per tick at |a| = 1
     frame: str = "base"  # frame of actions, workspace and poses
     workspace_m: Bounds | None = None  # lowest and highest xyz of the tool centre, in frame
+    keep_out_m: tuple[Bounds, ...] = ()  # boxes that the tool centre must not enter, in frame
+    max_tilt_rad: float | None = None  # largest angle between the tool and straight down; null: any
     gripper_open_m: float = 0.08  # distance of the fingers at gripper = +1
     max_speed_m_s: float = 0.25  # of the tool centre; the driver's own limit
     max_speed_rad_s: float = 1.6
     home_joints_rad: tuple[float, ...] = ()
+    max_command_age_ms: float = 250.0  # since what it was decided on was seen; an older command is refused
     driver_options: dict[str, Any] = field(default_factory=dict)  # passed to the driver as they are
     simulated_twin: str = ""  # the station to use where this arm is not connected
     urdf: str = ""  # shape of the arm for RViz: a path, or <Python package>:<path in it>
@@ -155,6 +159,11 @@ def _checked(robot: RobotConfig, source: str) -> RobotConfig:
         )
     if robot.workspace_m is not None and any(low >= high for low, high in zip(*robot.workspace_m)):
         raise ConfigError(f"workspace_m of robot {source} must be [lowest xyz, highest xyz], got {robot.workspace_m}.")
+    for box in robot.keep_out_m:
+        if any(low >= high for low, high in zip(*box)):
+            raise ConfigError(f"keep_out_m of robot {source} must be boxes [lowest xyz, highest xyz], got {box}.")
+    if robot.max_tilt_rad is not None and not 0 < robot.max_tilt_rad <= math.pi:
+        raise ConfigError(f"max_tilt_rad of robot {source} must be in (0, pi] or null, got {robot.max_tilt_rad}.")
     if not robot.is_simulated and robot.workspace_m is None:
         raise ConfigError(f"robot {source} is real and has no workspace_m: a real arm is never driven without a box.")
     return dataclasses.replace(robot, name=robot.name or Path(source).stem)

@@ -2,6 +2,6 @@
 
 from pld_core.control.chunk_cursor import ChunkCursor
 from pld_core.control.residual_controller import ResidualController, Tick
-from pld_core.control.safety import SafetyLimits
+from pld_core.control.safety import SafetyLimits, limits_of
 
-__all__ = ["ChunkCursor", "ResidualController", "SafetyLimits", "Tick"]
+__all__ = ["ChunkCursor", "ResidualController", "SafetyLimits", "Tick", "limits_of"]

@@ -136,7 +136,7 @@ class ResidualController:
         ticks = []
         for k, lane in enumerate(lanes):
             action = self._combine(base[k], residual[k], self._lanes[lane].spec.xi) if k in active else base[k]
-            safe = self.limits.apply(action, observations[k].proprio[:3])
+            safe = self.limits.apply(action, observations[k].proprio[:3], observations[k].proprio[3:6])
             source = RESIDUAL_TICK if k in active else BASE_TICK
             ticks.append(Tick(states[k], base[k], residual[k], safe, source))
             self._lanes[lane].tick += 1

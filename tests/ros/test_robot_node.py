@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,8 @@ class Arm:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.limits = False
+        self.limits = self.busy = self.is_broken = False
+        self.limited: Counter[str] = Counter()
 
     def spec(self) -> Any:
         return load_robot("fr3_sim").action_spec
@@ -46,7 +48,8 @@ class Arm:
         if not np.isfinite(delta).all():
             raise RobotError("not finite; nothing was sent")
         self.calls.append("command")
-        return np.append(delta, gripper).astype(np.float32) * (0.5 if self.limits else 1.0)
+        self.limited["workspace"] += self.limits
+        return np.append(delta, gripper).astype(np.float32) * (0.5 if self.limits or self.busy else 1.0)
 
     def hold(self) -> None:
         self.calls.append("hold")
@@ -55,6 +58,8 @@ class Arm:
         self.calls.append("stop")
 
     def recover(self) -> None:
+        if self.is_broken:
+            raise RobotError("motor 3 is hot")
         self.calls.append("recover")
 
     def close(self) -> None:
@@ -105,17 +110,19 @@ def node(arm: Arm, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ro
         rclpy.try_shutdown()
 
 
-def give(node: RobotNode, sequence: int, action: Any = 0.1) -> bool:
+def give(node: RobotNode, sequence: int, action: Any = 0.1, age_ns: int = 0) -> bool:
     """A command by way of the topic's callback; whether it was carried out."""
     before = node.rates.total("commands")
     size = action if isinstance(action, list) else np.full(7, action, np.float32).tolist()
-    node._command(DeltaCommand(sequence=sequence, action=size))
+    message = DeltaCommand(sequence=sequence, action=size)
+    message.header.stamp = time_msg(time.time_ns() - age_ns)
+    node._command(message)
     return node.rates.total("commands") > before
 
 
 def test_an_arm_that_limited_its_command_is_watched_like_any_other(node: RobotNode, arm: Arm, clock: Clock) -> None:
     arm.limits = True
-    assert not give(node, 1)
+    assert give(node, 1)
     clock.pass_periods(WATCHDOG_PERIODS + 0.1)
     node._watch()
     assert arm.calls[-1] == "hold"
@@ -199,10 +206,35 @@ def test_what_must_not_be_carried_out_is_refused(node: RobotNode, arm: Arm, monk
     assert arm.calls.count("command") == 1
 
 
-def test_a_limited_command_counts_as_refused(node: RobotNode, arm: Arm) -> None:
-    arm.limits = True
+def test_an_arm_that_was_not_free_refused_the_command(node: RobotNode, arm: Arm) -> None:
+    arm.busy = True
     assert not give(node, 1), "what is recorded would not be what was done"
     assert node.rates.total("refused") == 1
+
+
+def test_a_command_that_a_limit_shortened_was_carried_out(node: RobotNode, arm: Arm) -> None:
+    arm.limits = True
+    assert give(node, 1)
+    assert node.rates.total("refused") == 0
+    assert node.diagnostics()["limited_by_workspace"] == 1
+
+
+def test_a_command_that_was_decided_on_old_news_is_refused(node: RobotNode, arm: Arm) -> None:
+    oldest_ns = round(1e6 * node.station.max_command_age_ms)
+    assert give(node, 1, age_ns=oldest_ns - 50_000_000)
+    assert not give(node, 2, age_ns=oldest_ns + 1_000_000)
+    assert arm.calls.count("command") == 1
+
+
+def test_an_arm_that_does_not_recover_stays_stopped(node: RobotNode, arm: Arm) -> None:
+    node._estop(EStop.Request(stop=True), EStop.Response())
+    arm.is_broken = True
+    answer = node._estop(EStop.Request(stop=False), EStop.Response())
+    assert (answer.ok, answer.message) == (False, "it stays stopped: motor 3 is hot")
+    assert not give(node, 1)
+    arm.is_broken = False
+    assert node._estop(EStop.Request(stop=False), EStop.Response()).ok
+    assert give(node, 2)
 
 
 def test_a_stop_is_obeyed_at_once_and_ends_by_its_service_alone(node: RobotNode, arm: Arm) -> None:

@@ -182,4 +182,5 @@ def _overruled(judged: Judgement, orders: Orders) -> Judgement:
 
 def _human(controller: ResidualController, orders: Orders, observation: Observation) -> np.ndarray:
     """A human's command passes the same limits as any other."""
-    return controller.limits.apply(np.asarray(orders.intervention, np.float32), observation.proprio[:3])
+    proprio = observation.proprio
+    return controller.limits.apply(np.asarray(orders.intervention, np.float32), proprio[:3], proprio[3:6])

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from pld_core import registry
+from pld_core.control import limits_of
 from pld_core.errors import ConfigError
 from pld_core.interfaces import CameraDriver, RobotDriver
 from pld_core.stations import CameraConfig, RobotConfig
@@ -20,7 +21,7 @@ def make_driver(station: RobotConfig, task: str, *, realtime: bool = True) -> Ro
     make = registry.load("drivers", station.driver)
     if not station.is_simulated:
         return _called(make, station, station, **station.driver_options)
-    driver = _called(make, station, task, realtime=realtime, **station.driver_options)
+    driver = _called(make, station, task, realtime=realtime, limits=limits_of(station), **station.driver_options)
     if driver.spec() != station.action_spec:
         raise ConfigError(
             f"Station {station.name!r} and the simulator of task {task!r} differ in what an action means: "

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from pld_core.errors import ContractError, NonFiniteError, RobotError
+from pld_core.control import SafetyLimits
+from pld_core.errors import RobotError
 from pld_core.types import ActionSpec, RobotMode, RobotState
+from pld_ros.drivers.commands import checked_action
+from pld_ros.drivers.guard import Guard
 from pld_ros.drivers.periods import Periods
 from pld_ros.drivers.sim_arm import SimulatedArm
-
-ACTION_SLACK = 1e-6
 
 
 class SimDriver:
@@ -33,6 +34,7 @@ class SimDriver:
     still. A command is then in time when the state before it was given. Stamps count periods from the
     system time of ``connect``, so that time never runs back when the driver is started anew.
 
+    limits: the station's; None leaves the simulator's own.
     clock: monotonic seconds; sleep: seconds; time_ns: ROS system time. Tests inject theirs.
     """
 
@@ -41,11 +43,13 @@ class SimDriver:
         task: str,
         realtime: bool = True,
         *,
+        limits: SafetyLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._task, self._realtime = task, realtime
+        self._guard = None if limits is None else Guard(limits, by_the_clock=False)  # a period takes one command anyway
         self._clock, self._sleep, self._time_ns = clock, sleep, time_ns
         self._changed = threading.Condition()  # guards all below
         self._arm: SimulatedArm | None = None
@@ -59,6 +63,10 @@ class SimDriver:
     @property
     def skipped_periods(self) -> int:
         return self._periods.skipped if self._periods else 0
+
+    @property
+    def limited(self) -> Mapping[str, int]:
+        return {} if self._guard is None else self._guard.limited
 
     def spec(self) -> ActionSpec:
         with self._changed:
@@ -109,6 +117,9 @@ class SimDriver:
             if self._command is not None or (self._fresh and not self._realtime):
                 self.late_commands += 1
                 return arm.hold_action() if self._command is None else self._command.copy()
+            if self._guard is not None:
+                seen = arm.proprio
+                action = self._guard.admit(action, seen[:3], seen[3:6], self._clock())
             self._command = action
             if not self._realtime:
                 self._end_period(arm)
@@ -206,18 +217,3 @@ class SimDriver:
         if self._stopped:
             raise RobotError("The arm is stopped (emergency stop): nothing was sent. Call recover() when it is safe.")
         return arm
-
-
-def checked_action(delta: np.ndarray, gripper: float) -> np.ndarray:
-    """float32 [7] of a command; raises ContractError on a wrong size, NaN or infinity, or |a| > 1."""
-    action = np.append(delta, gripper)
-    if np.shape(delta) != (6,) or action.shape != (7,) or action.dtype.kind not in "fiu":
-        raise ContractError(
-            f"A command has a delta of shape {np.shape(delta)} and the gripper {gripper!r}; "
-            "valid are an array of 6 floats and one number. Nothing was sent."
-        )
-    if not np.isfinite(action).all():
-        raise NonFiniteError(f"A command holds NaN or infinity: {action.tolist()}. Nothing was sent.")
-    if np.abs(action).max() > 1.0 + ACTION_SLACK:
-        raise ContractError(f"A command lies outside [-1, 1]: {action.tolist()}. Clip it first; nothing was sent.")
-    return np.clip(action, -1.0, 1.0).astype(np.float32)

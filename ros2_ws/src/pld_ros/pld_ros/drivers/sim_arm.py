@@ -62,6 +62,11 @@ class SimulatedArm:
         self.running = not step.last
         self._seen = self._look(step)
 
+    @property
+    def proprio(self) -> np.ndarray:
+        """float32 [P], of now."""
+        return self._seen.proprio
+
     def hold_action(self) -> np.ndarray:
         """Zero motion, last gripper command, float32 [7]."""
         return self._environment.hold_action()

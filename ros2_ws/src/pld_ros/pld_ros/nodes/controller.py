@@ -18,7 +18,7 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.task import Future
 
-from pld_core.control import ResidualController, SafetyLimits
+from pld_core.control import ResidualController, limits_of
 from pld_core.errors import PLDError, RobotUnavailableError
 from pld_core.types import Observation, ObservationSpec
 from pld_ros import topics
@@ -44,8 +44,7 @@ class Controller(PldNode):
         wait_s = LOCKSTEP_TIMEOUT_S if self.simulated_time else self.setting("chunk_wait_ms", 20.0) / 1e3
         spec = self.station.action_spec
         self.policy = ChunkClient(self._ask, self.period_s, spec.gripper, lambda: self.body.patience_s(wait_s))
-        box = self.station.workspace_m
-        self._limits = SafetyLimits(spec, None if box is None else np.array(box))
+        self._limits = limits_of(self.station)
         self._observed = ObservationSpec(
             {name: (c.policy_size, c.policy_size, 3) for name, c in self.station.cameras.items()},
             len(self.station.proprio), self.station.proprio,

@@ -17,7 +17,7 @@ from pld_msgs.srv import EStop, Reset
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import JointState
 
-from pld_core.errors import PLDError
+from pld_core.errors import PLDError, RobotError
 from pld_core.types import RobotState
 from pld_ros import topics
 from pld_ros.convert import floats, nanoseconds, time_msg
@@ -105,7 +105,7 @@ class RobotNode(ManagedNode):
             joint_positions=state.joint_positions.tolist(), gripper_width=float(state.gripper_width_m),
             proprio=floats(state.proprio), resets=state.resets, commands=self.rates.total("commands"),
             refused=self.rates.total("refused"), held=int(getattr(self._driver, "held_ticks", 0)),
-            paused=self._paused_at is not None,
+            paused=self._paused_at is not None, limited=self._limited(),
         )  # fmt: skip
         message.header.stamp, message.header.frame_id = stamp, self.station.frame
         _fill_pose(message.tool_pose, state)
@@ -143,11 +143,12 @@ class RobotNode(ManagedNode):
             reason = self._refusal(message)
             if not reason:
                 try:
-                    action = np.array(message.action, np.float32)
+                    action, before = np.array(message.action, np.float32), self._limited()
                     sent = self._driver.command(action[:6], float(action[6]))
                     self._commanded_at = time.monotonic_ns()  # also of one that was limited: the arm moves
-                    if not np.allclose(sent, action, atol=ACTION_SLACK):
-                        reason = "the arm was not free for it, or limited it"
+                    limited = self._limited() > before
+                    if not (limited or np.allclose(sent, action, atol=ACTION_SLACK)):
+                        reason = "the arm was not free for it"
                 except PLDError as error:
                     reason = str(error)
             if reason:
@@ -156,6 +157,10 @@ class RobotNode(ManagedNode):
                 return
             self._sequence = message.sequence
             self.rates.count("commands")
+
+    def _limited(self) -> int:
+        """Commands that a safety limit has shortened: as a wall would, so they are carried out and counted."""
+        return sum(self._driver.limited.values())
 
     def _refusal(self, message: DeltaCommand) -> str:
         if not self.active:
@@ -168,6 +173,9 @@ class RobotNode(ManagedNode):
             return f"it has {len(message.action)} entries, the arm takes {self._driver.spec().dim}"
         if self.count_publishers(topics.ROBOT_COMMAND) > 1:
             return "more than one node sends commands; stop all but one"
+        age_ms = (time.time_ns() - nanoseconds(message.header.stamp)) / 1e6
+        if age_ms > self.station.max_command_age_ms and not self.simulated_time:
+            return f"it was decided on what was seen {age_ms:.0f} ms ago"
         if message.sequence <= self._sequence:
             # A controller that was restarted counts from its start time on, never from 0.
             return f"it is out of order (the last one was {self._sequence})"
@@ -185,19 +193,23 @@ class RobotNode(ManagedNode):
                     self._driver.hold()
 
     def _estop(self, request: EStop.Request, response: EStop.Response) -> EStop.Response:
-        self._set_stopped(request.stop)
-        response.ok, response.message = True, "stopped" if request.stop else "released"
+        try:
+            self._set_stopped(request.stop)
+            response.ok, response.message = True, "stopped" if request.stop else "released"
+        except RobotError as error:  # only a release can fail
+            response.message = f"it stays stopped: {error}"
         return response
 
     def _set_stopped(self, stop: bool) -> None:
         with self._lock:
             if stop == self._stopped:
                 return
-            self._stopped, self._commanded_at = stop, None
+            self._commanded_at = None
             if stop:
                 self._driver.stop()
             else:
                 self._driver.recover()
+            self._stopped = stop
         self.get_logger().warning("emergency stop" if stop else "emergency stop released")
 
     # -- reset -----------------------------------------------------------------------------------
@@ -239,7 +251,8 @@ class RobotNode(ManagedNode):
             self.get_logger().error(f"reset failed: {error}")
 
     def diagnostics(self) -> dict[str, Any]:
-        return {"stopped": self._stopped, "paused": self._paused_at is not None}
+        limited = {f"limited_by_{name}": count for name, count in self._driver.limited.items()}
+        return {"stopped": self._stopped, "paused": self._paused_at is not None, **limited}
 
     def close(self) -> None:
         self.disconnect()

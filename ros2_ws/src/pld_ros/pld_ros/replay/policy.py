@@ -12,7 +12,7 @@ import numpy as np
 from pld_core import bring
 from pld_core.checkpoint import load_checkpoint
 from pld_core.config import TrainConfig
-from pld_core.control import ResidualController, SafetyLimits
+from pld_core.control import ResidualController, SafetyLimits, limits_of
 from pld_core.errors import CheckpointError, ConfigError, StageError
 from pld_core.interfaces import BasePolicy, ResidualActor
 from pld_core.rl.actor import LearnerActor
@@ -114,9 +114,7 @@ def _limits(episode: Episode) -> SafetyLimits:
     """Those of the station that the task is made for, or of the simulation."""
     task = episode.spec.task
     if task in _configured():
-        station = load_robot(load_task(task).robot)
-        box = station.workspace_m
-        return SafetyLimits(station.action_spec, None if box is None else np.array(box))
+        return limits_of(load_robot(load_task(task).robot))
     if task not in task_names():
         raise ConfigError(f"The recording is of the task {task!r}, which is not installed here.")
     environment = bring.environment_factory(task)(1)[0]

@@ -1,0 +1,290 @@
+"""One driver for every arm that is not simulated."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+
+from pld_core.control import limits_of, rotations
+from pld_core.errors import RobotError, RobotFaultError
+from pld_core.stations import RobotConfig
+from pld_core.types import ActionSpec, RobotMode, RobotState
+from pld_ros.drivers.arm import Arm, Reading
+from pld_ros.drivers.commands import checked_action, checked_seed
+from pld_ros.drivers.guard import Guard
+
+FINGERS = "fingers"
+
+
+class RealArm:
+    """Implements pld_core.interfaces.RobotDriver with an ``Arm``.
+
+    Deltas add up to a target pose of the driver's own, so that an arm that lags or is blocked does not make it drift;
+    the target stays within ``max_lead_m`` and ``max_lead_rad`` of what is measured, so that pressing on something
+    winds up no force. Every command passes the station's limits (workspace, keep-out boxes, tilt), the joints'
+    margins and the action's rate; ``limited`` counts what each of them shortened.
+
+    A state older than ``max_state_age_ms`` is a fault, as is what the arm itself reports: the arm is told to halt,
+    commands are refused, and states say why until ``recover``.
+
+    clock: monotonic seconds; sleep: seconds; time_ns: ROS system time. Tests inject theirs.
+    """
+
+    def __init__(
+        self,
+        station: RobotConfig,
+        arm: Arm,
+        *,
+        state_rate_hz: float = 50.0,
+        max_state_age_ms: float = 100.0,
+        max_lead_m: float = 0.03,
+        max_lead_rad: float = 0.3,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        time_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._station, self._arm, self._spec = station, arm, station.action_spec
+        self._guard = Guard(limits_of(station))
+        self._period_s, self._max_age_s = 1.0 / state_rate_hz, max_state_age_ms / 1e3
+        self._max_lead_m, self._max_lead_rad = max_lead_m, max_lead_rad
+        self._clock, self._sleep, self._time_ns = clock, sleep, time_ns
+        self._lock = threading.RLock()  # guards all below, and every call of the arm but go_home
+        self._connected = self._stopped = self._homing = False
+        self._fault = ""
+        self._resets = 0
+        self._forget()
+
+    def spec(self) -> ActionSpec:
+        return self._spec
+
+    @property
+    def limited(self) -> Mapping[str, int]:
+        return self._guard.limited
+
+    # -- connection ------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        with self._lock:
+            if self._connected:
+                return
+            self._arm.connect()
+            self._connected, self._fault = True, ""
+            self._forget()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connected:
+                self._rest()
+                self._arm.close()
+            self._connected = False
+
+    # -- states ----------------------------------------------------------------------------------
+
+    def next_state(self, timeout_s: float) -> RobotState | None:
+        """See RobotDriver; once there is a fault, the last measurement, told anew in every period."""
+        give_up = self._clock() + timeout_s
+        while True:
+            with self._lock:
+                self._require_connection()
+                now = self._clock()
+                due = self._told_at + self._period_s
+                if now >= due:
+                    reading = self._observed()
+                    if self._fault or reading.heard_at > self._heard_at:
+                        return self._told(reading, now)
+                    due = now + self._period_s / 4
+            if now >= give_up:
+                return None
+            self._sleep(max(0.0, min(due, give_up) - now))
+
+    def _observed(self) -> Reading:
+        """The newest measurement; whatever is wrong with it becomes the fault."""
+        try:
+            reading = self._arm.read()
+        except RobotError as error:
+            self._fail(str(error))
+            if self._reading is None:
+                raise
+            return self._reading
+        self._reading = reading
+        age_s = self._clock() - reading.heard_at
+        if reading.fault:
+            self._fail(reading.fault)
+        elif age_s > self._max_age_s:
+            self._fail(
+                f"the arm has said nothing for {1e3 * age_s:.0f} ms ({1e3 * self._max_age_s:.0f} ms are allowed); "
+                "check its power, its cable and the load of this machine, then press and release the emergency stop"
+            )
+        return reading
+
+    def _told(self, reading: Reading, now: float) -> RobotState:
+        self._told_at = max(self._told_at + self._period_s, now - self._period_s)
+        self._heard_at = reading.heard_at
+        measured_ns = self._time_ns() - (0 if self._fault else round(1e9 * (now - reading.heard_at)))
+        self._stamp_ns = max(measured_ns, self._stamp_ns + 1)
+        return RobotState(
+            stamp_ns=self._stamp_ns,
+            proprio=self._proprio(reading),
+            joint_positions=np.append(reading.joint_positions, reading.gripper_width_m),
+            joint_names=(*self._arm.joint_names, FINGERS),
+            position=reading.position.copy(),
+            quaternion=reading.quaternion.copy(),
+            gripper_width_m=reading.gripper_width_m,
+            mode=self._mode(now),
+            fault=self._fault,
+            resets=self._resets,
+        )
+
+    def _proprio(self, reading: Reading) -> np.ndarray:
+        """float32 [13]: tool pose (rotation vector from straight down), opening, lead of the target over the tool."""
+        position, quaternion = self._target or (reading.position, reading.quaternion)
+        return np.concatenate(
+            [
+                reading.position,
+                rotations.rotvec_between(reading.quaternion, rotations.STRAIGHT_DOWN),
+                [reading.gripper_width_m],
+                position - reading.position,
+                rotations.rotvec_between(quaternion, reading.quaternion),
+            ]
+        ).astype(np.float32)
+
+    def _mode(self, now: float) -> RobotMode:
+        if self._fault:
+            return "fault"
+        if self._stopped:
+            return "stopped"
+        if now - self._moved_at < 1.5 / self._spec.rate_hz or self._homing:
+            return "moving"
+        return "holding" if self._resets else "idle"
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def command(self, delta: np.ndarray, gripper: float) -> np.ndarray:
+        wanted = checked_action(delta, gripper)
+        with self._lock:
+            self._require_readiness()
+            reading = self._observed()
+            self._refuse_fault()
+            now = self._clock()
+            position, quaternion = self._target or (reading.position, reading.quaternion)
+            rotvec = rotations.rotvec_between(quaternion, rotations.STRAIGHT_DOWN)
+            action = self._guard.admit(
+                wanted, position, rotvec, now, partial(self._arm.reachable, reading.joint_positions)
+            )
+            self._target = self._moved(action, position, quaternion, reading)
+            self._follow(action)
+            self._moved_at = now
+            return action
+
+    def _moved(
+        self, action: np.ndarray, position: np.ndarray, quaternion: np.ndarray, reading: Reading
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The target after a command, not too far ahead of the arm."""
+        goal = position + self._spec.translation_m * action[:3].astype(np.float64)
+        goal = reading.position + _shorten(goal - reading.position, self._max_lead_m)
+        turn = rotations.quat_from_rotvec(self._spec.rotation_rad * action[3:6].astype(np.float64))
+        ahead = rotations.rotvec_between(rotations.multiply(turn, quaternion), reading.quaternion)
+        lead = rotations.quat_from_rotvec(_shorten(ahead, self._max_lead_rad))
+        return goal, rotations.multiply(lead, reading.quaternion)
+
+    def _follow(self, action: np.ndarray) -> None:
+        assert self._target is not None
+        try:
+            self._arm.follow(*self._target)
+            opened = bool(action[6] > 0)
+            if opened != self._opened:
+                self._arm.grip(opened)
+                self._opened = opened
+        except RobotError as error:
+            self._fail(str(error))
+            raise
+
+    def hold(self) -> None:
+        with self._lock:
+            self._aborted = True  # of a reset that runs
+            self._rest()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = self._aborted = True
+            self._rest()
+
+    def recover(self) -> None:
+        """Raises RobotError, and stays in its fault, where the arm does not come back."""
+        with self._lock:
+            if self._fault and self._connected:
+                self._arm.recover()
+                self._forget()
+            self._stopped, self._fault = False, ""
+
+    def reset(self, seed: int) -> None:
+        """Open the gripper and go to the station's ``home_joints_rad``; the seed names the scene for people only."""
+        checked_seed(seed)
+        with self._lock:
+            self._require_readiness()
+            self._observed()
+            self._refuse_fault()
+            self._homing, self._aborted, self._target = True, False, None
+            self._arm.grip(True)
+            self._opened = True
+        try:
+            self._arm.go_home(np.array(self._station.home_joints_rad), lambda: self._aborted)
+        except RobotError as error:
+            with self._lock:
+                self._fail(str(error))
+            raise
+        finally:
+            self._homing = False
+        with self._lock:
+            if self._aborted:
+                raise RobotError("The reset was ended by a hold or an emergency stop; the arm rests where it was.")
+            self._resets += 1
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _rest(self) -> None:
+        """Never fails: who holds or stops an arm that does not answer has done what could be done."""
+        moves, self._target, self._moved_at = self._target is not None or self._homing, None, float("-inf")
+        if moves and self._connected:
+            with contextlib.suppress(RobotError):
+                self._arm.halt()
+
+    def _fail(self, reason: str) -> None:
+        if not self._fault:
+            self._fault = reason
+            self._aborted = True
+            self._rest()
+
+    def _forget(self) -> None:
+        self._target: tuple[np.ndarray, np.ndarray] | None = None  # where the commands have led
+        self._reading: Reading | None = None
+        self._opened: bool | None = None  # as the gripper was last told
+        self._moved_at = self._told_at = self._heard_at = float("-inf")
+        self._stamp_ns = 0
+        self._aborted = False
+
+    def _require_connection(self) -> None:
+        if not self._connected:
+            raise RobotError(f"The arm of {self._station.name} is not connected; call connect() first.")
+
+    def _require_readiness(self) -> None:
+        self._require_connection()
+        if self._stopped:
+            raise RobotError("The arm is stopped (emergency stop): nothing was sent. Call recover() when it is safe.")
+        if self._homing:
+            raise RobotError("The arm is on its way to its start pose: nothing was sent.")
+        self._refuse_fault()
+
+    def _refuse_fault(self) -> None:
+        if self._fault:
+            raise RobotFaultError(f"Nothing was sent: {self._fault}. Call recover() when it is safe.")
+
+
+def _shorten(vector: np.ndarray, limit: float) -> np.ndarray:
+    length = float(np.linalg.norm(vector))
+    return vector if length <= limit else vector * (limit / length)

@@ -1,0 +1,274 @@
+"""The driver of all real arms, over an arm whose time and faults are in the test's hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from robot_driver_contract import GENTLE, RobotDriverContract
+
+from pld_core.control import rotations
+from pld_core.errors import RobotError, RobotFaultError
+from pld_core.stations import load_robot
+from pld_core.types import RobotState
+from pld_ros.drivers.arm import Reading
+from pld_ros.drivers.real_arm import RealArm
+
+STATION = dataclasses.replace(load_robot("franka_fr3"), home_joints_rad=(0.1, 0.2))
+CENTRE = np.array([0.5, 0.0, 0.25])
+PERIOD_S = 0.05
+
+
+class Time:
+    """Passes when somebody sleeps, or by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def time_ns(self) -> int:
+        return 1_700_000_000_000_000_000 + round(1e9 * self.now)
+
+
+class IdealArm:
+    """Is at once where it is told to go, until it falls silent or breaks."""
+
+    joint_names = ("shoulder", "elbow")
+
+    def __init__(self, time: Time) -> None:
+        self.time = time
+        self.position, self.quaternion = CENTRE, rotations.STRAIGHT_DOWN
+        self.follows = True
+        self.silent_since: float | None = None
+        self.reported = self.broken = ""
+        self.share = 1.0
+        self.calls: list[str] = []
+        self.on_way_home: Callable[[], None] = lambda: None
+
+    def _do(self, call: str) -> None:
+        self.calls.append(call)
+        if self.broken:
+            raise RobotError(self.broken)
+
+    def connect(self) -> None:
+        self._do("connect")
+
+    def read(self) -> Reading:
+        if self.broken:
+            raise RobotError(self.broken)
+        heard_at = self.time.now if self.silent_since is None else self.silent_since
+        return Reading(heard_at, np.zeros(2), self.position, self.quaternion, 0.04, self.reported)
+
+    def reachable(self, joint_positions: np.ndarray, twist: np.ndarray) -> float:
+        return self.share
+
+    def follow(self, position: np.ndarray, quaternion: np.ndarray) -> None:
+        self._do("follow")
+        self.followed = position, quaternion
+        if self.follows:
+            self.position, self.quaternion = position, quaternion
+
+    def grip(self, opened: bool) -> None:
+        self._do("open" if opened else "close")
+
+    def halt(self) -> None:
+        self._do("halt")
+
+    def recover(self) -> None:
+        self._do("recover")
+        self.reported = ""
+
+    def go_home(self, joint_positions: np.ndarray, is_ended: Callable[[], bool]) -> None:
+        self._do(f"home {joint_positions.tolist()}")
+        self.on_way_home()
+
+    def close(self) -> None:
+        self.calls.append("disconnect")
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def arm(time: Time) -> IdealArm:
+    return IdealArm(time)
+
+
+@pytest.fixture
+def driver(time: Time, arm: IdealArm) -> RealArm:
+    made = made_of(time, arm)
+    made.connect()
+    return made
+
+
+def made_of(time: Time, arm: IdealArm) -> RealArm:
+    return RealArm(STATION, arm, clock=time.clock, sleep=time.sleep, time_ns=time.time_ns)
+
+
+class TestIdealArm(RobotDriverContract):
+    def make_driver(self) -> RealArm:
+        time = Time()
+        return made_of(time, IdealArm(time))
+
+
+def state(driver: RealArm) -> RobotState:
+    found = driver.next_state(1.0)
+    assert found is not None
+    return found
+
+
+def forward(driver: RealArm, time: Time, share: float = 1.0) -> np.ndarray:
+    """One command along x, a period after the one before."""
+    time.now += PERIOD_S
+    return driver.command(np.array([share, 0, 0, 0, 0, 0], np.float32), -1.0)
+
+
+def test_deltas_add_up_to_a_target_of_its_own(driver: RealArm, arm: IdealArm, time: Time) -> None:
+    arm.follows = False  # it lags
+    for _ in range(3):
+        forward(driver, time, 0.5)
+    assert arm.followed[0] == pytest.approx(CENTRE + [0.015, 0, 0])
+    assert state(driver).proprio[7:10] == pytest.approx([0.015, 0, 0])
+
+
+def test_pressing_on_something_winds_up_no_force(driver: RealArm, arm: IdealArm, time: Time) -> None:
+    arm.follows = False
+    for _ in range(20):
+        forward(driver, time)
+        time.now += PERIOD_S
+        driver.command(np.array([0, 0, 0, 0, 0, 1], np.float32), -1.0)
+    assert arm.followed[0] == pytest.approx(CENTRE + [0.03, 0, 0])
+    assert np.linalg.norm(rotations.rotvec_between(arm.followed[1], arm.quaternion)) == pytest.approx(0.3)
+
+
+def test_after_a_hold_it_starts_from_where_the_arm_is(driver: RealArm, arm: IdealArm, time: Time) -> None:
+    arm.follows = False
+    forward(driver, time)
+    driver.hold()
+    assert arm.calls[-1] == "halt"
+    forward(driver, time, 0.5)
+    assert arm.followed[0] == pytest.approx(CENTRE + [0.005, 0, 0])
+
+
+def test_the_box_ends_the_way(driver: RealArm, arm: IdealArm, time: Time) -> None:
+    for _ in range(40):
+        forward(driver, time)
+    assert STATION.workspace_m is not None
+    assert arm.position[0] == pytest.approx(STATION.workspace_m[1][0])
+    assert driver.limited["workspace"] == 20
+    assert not forward(driver, time)[:6].any()
+
+
+def test_commands_that_come_too_fast_are_shortened(driver: RealArm, arm: IdealArm, time: Time) -> None:
+    for _ in range(20):  # at four times the rate
+        time.now += PERIOD_S / 4
+        driver.command(np.array([1, 0, 0, 0, 0, 0], np.float32), -1.0)
+    assert arm.position[0] - CENTRE[0] <= 0.01 * (5 + 2) + 1e-6
+    assert driver.limited["rate"] == 18
+
+
+def test_joints_near_their_end_shorten_the_way(driver: RealArm, arm: IdealArm, time: Time) -> None:
+    arm.share = 0.25
+    assert forward(driver, time) == pytest.approx([0.25, 0, 0, 0, 0, 0, -1])
+    assert driver.limited["joints"] == 1
+    assert arm.position == pytest.approx(CENTRE + [0.0025, 0, 0])
+
+
+def test_the_gripper_is_told_when_that_changes_something(driver: RealArm, arm: IdealArm, time: Time) -> None:
+    for gripper in (0.5, 1.0, -0.1, -1.0, 0.2):
+        time.now += PERIOD_S
+        driver.command(GENTLE, gripper)
+    assert [call for call in arm.calls if call in ("open", "close")] == ["open", "close", "open"]
+
+
+def test_silence_is_a_fault_within_its_time(driver: RealArm, arm: IdealArm, time: Time) -> None:
+    driver.reset(0)
+    forward(driver, time)
+    arm.silent_since = time.now
+    while state(driver).mode != "fault":
+        assert time.now - arm.silent_since < 0.15
+    assert "said nothing" in state(driver).fault, "it is told again and again"
+    assert arm.calls[-1] == "halt"
+    with pytest.raises(RobotFaultError, match=r"said nothing.*recover"):
+        forward(driver, time)
+    with pytest.raises(RobotFaultError):
+        driver.reset(1)
+
+
+def test_a_command_finds_the_silence_itself(driver: RealArm, arm: IdealArm, time: Time) -> None:
+    forward(driver, time)
+    arm.silent_since = time.now
+    forward(driver, time)
+    forward(driver, time)
+    with pytest.raises(RobotFaultError, match="said nothing"):
+        forward(driver, time)
+
+
+@pytest.mark.parametrize("fault", ["reported", "broken"])
+def test_a_fault_holds_until_recovered(driver: RealArm, arm: IdealArm, time: Time, fault: str) -> None:
+    driver.reset(0)
+    state(driver)
+    setattr(arm, fault, "motor 3 is hot")
+    assert state(driver).fault == "motor 3 is hot"
+    arm.reported = arm.broken = ""
+    assert state(driver).mode == "fault", "an arm that is well again does not start by itself"
+    driver.stop()
+    driver.recover()
+    assert "recover" in arm.calls
+    assert state(driver).mode == "holding"
+    forward(driver, time)
+
+
+def test_an_arm_that_does_not_come_back_stays_in_its_fault(driver: RealArm, arm: IdealArm) -> None:
+    state(driver)
+    arm.broken = "no answer"
+    assert state(driver).mode == "fault"
+    with pytest.raises(RobotError, match="no answer"):
+        driver.recover()
+    assert state(driver).mode == "fault"
+
+
+def test_a_stop_ends_a_reset(driver: RealArm, arm: IdealArm, time: Time) -> None:
+    arm.on_way_home = lambda: driver.stop()
+    with pytest.raises(RobotError, match="ended by a hold or an emergency stop"):
+        driver.reset(0)
+    assert arm.calls[-1] == "halt"
+    driver.recover()
+    assert state(driver).resets == 0
+
+
+def test_nothing_else_is_commanded_on_the_way_home(driver: RealArm, arm: IdealArm) -> None:
+    refused = []
+
+    def command() -> None:
+        with pytest.raises(RobotError, match="start pose"):
+            driver.command(GENTLE, 0.0)
+        refused.append(state(driver).mode)
+
+    def from_another_thread() -> None:
+        thread = threading.Thread(target=command)
+        thread.start()
+        thread.join()
+
+    arm.on_way_home = from_another_thread
+    driver.reset(0)
+    assert refused == ["moving"]
+
+
+def test_an_arm_that_is_gone_is_halted_in_vain_and_closed(driver: RealArm, arm: IdealArm, time: Time) -> None:
+    forward(driver, time)
+    arm.broken = "unplugged"
+    driver.hold()
+    driver.stop()
+    driver.close()
+    assert arm.calls[-1] == "disconnect"
