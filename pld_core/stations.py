@@ -26,11 +26,13 @@ Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
 class CameraConfig:
     """One camera of a station and the picture that policies get from it."""
 
-    driver: str  # simulated, realsense, or module:attribute
-    serial: str = ""  # of the device; empty: the only one connected
+    driver: str  # simulated, realsense, opencv, or module:attribute
+    serial: str = ""  # of the device (opencv: index, path or URL); empty: the only one connected
+    recording: str = ""  # path of a recording (realsense: .db3, opencv: a video) that stands in for the device
     width: int = 640  # pixels, as captured
     height: int = 480
     fps: int = 30
+    exposure_us: int = 0  # microseconds; 0: automatic
     policy_size: int = 64  # pixels, height and width of what policies see
     max_age_ms: float = 150.0  # an older frame voids the episode
 
