@@ -89,6 +89,14 @@ def test_without_it_the_last_chunk_goes_on_from_the_entry_that_is_due(late_ns: i
     assert server.client.late == 1
 
 
+def test_what_was_planned_while_the_arm_waited_to_begin_is_begun_with() -> None:
+    server = Server(set())
+    server.client.received(stamps(10), chunk(10))
+    server.client.begin(EPOCH_NS + 14 * PERIOD_NS)
+    np.testing.assert_array_equal(server.infer(14).actions, chunk(10).actions)
+    np.testing.assert_array_equal(server.infer(15).actions[:2], chunk(10).actions[1:3])
+
+
 def test_of_several_chunks_the_newest_of_the_past_goes_on() -> None:
     server = Server(set())
     for tick in (11, 9, 14):  # in whatever order; one is from after the observation

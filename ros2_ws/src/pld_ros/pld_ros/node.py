@@ -268,7 +268,7 @@ def _end(number: int, frame: Any) -> None:
 
 def _is_end(error: BaseException | None) -> bool:
     """Whether it came of ``_Ended``: raised within a callback from C++, that arrives as another exception's cause."""
-    return error is not None and (isinstance(error, _Ended) or _is_end(error.__cause__ or error.__context__))
+    return error is not None and (isinstance(error, _Ended) or _is_end(error.__cause__))
 
 
 def _work(node: PldNode) -> None:

@@ -37,6 +37,7 @@ class ChunkClient:
         self._wait_s, self._hold_ticks = wait_s, hold_ticks
         self._chunks: OrderedDict[Stamps, ActionChunk] = OrderedDict()
         self._arrived = threading.Condition()
+        self._begun_ns = -1
         self.version = ""
         self.action_horizon = self.feature_dim = 0
         self.late = 0  # ticks that an earlier chunk had to serve
@@ -66,6 +67,10 @@ class ChunkClient:
             )
         self.action_horizon, self.feature_dim = len(chunk.actions), len(chunk.features)
 
+    def begin(self, stamp_ns: int) -> None:
+        """An episode begins with the observation of this stamp; until then the arm held, so older chunks are as new."""
+        self._begun_ns = stamp_ns
+
     def infer(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation; see the class."""
         return [self._exact(o, self._wait_s()) or self._earlier(o) for o in observations]
@@ -92,7 +97,7 @@ class ChunkClient:
             raise ContractError("The VLA server has not answered yet, and there is no earlier chunk to go on with.")
         self.late += 1
         chunk = max(mine, key=lambda c: c.stamp_ns)
-        elapsed = round((now - chunk.stamp_ns) / self._period_ns)
+        elapsed = round((now - max(chunk.stamp_ns, self._begun_ns)) / self._period_ns)
         if elapsed >= len(chunk.actions) + self._hold_ticks:
             raise ContractError(
                 f"The VLA server has been silent for {elapsed} ticks; the arm held for {self._hold_ticks} of them."

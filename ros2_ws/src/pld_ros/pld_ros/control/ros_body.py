@@ -48,6 +48,7 @@ class RosBody:
         self.pace = Pace(node.period_s)
         self.get_actor: Callable[[], tuple[ResidualActor | None, str]] = lambda: (None, "")
         self.on_pause: Callable[[bool], None] = lambda paused: None
+        self.on_begin: Callable[[int], None] = lambda stamp_ns: None
         self.is_cancelled: Callable[[], bool] = lambda: False
         self._changed = threading.Condition()
         self._robot: RobotState | None = None
@@ -175,6 +176,7 @@ class RosBody:
         stamps = self.buffer.newest(self._floor) or dict(first.stamp_ns)
         self._refuse_stale(stamps)
         self._counted = max(stamps.values())  # nothing was done yet that could have earned anything
+        self.on_begin(self._counted)
         return self._observation(stamps)
 
     def patience_s(self, most_s: float) -> float:

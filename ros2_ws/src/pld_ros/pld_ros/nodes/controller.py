@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +31,7 @@ from pld_ros.convert import chunk_of, floats, id_of, put_stamps, spec_of, stamps
 from pld_ros.node import RHYTHM_PRIORITY, HealthWatch, PldNode, run_node
 
 _IDLE_S = 0.2
+BEGUN = "another episode had just begun"
 _POLICY_TIMEOUT_S = 10.0  # a policy's first answer may have to be compiled
 
 
@@ -50,6 +52,7 @@ class Controller(PldNode):
             len(self.station.proprio), self.station.proprio,
         )  # fmt: skip
         self._goals: queue.SimpleQueue[tuple[ServerGoalHandle, Future]] = queue.SimpleQueue()
+        self._beginning = threading.Lock()  # between an order's arrival and an episode's begin
         self._goal: ServerGoalHandle | None = None
         self._status = EpisodeStatus(state=EpisodeStatus.IDLE)
         self._sequence = time.time_ns() // 1_000_000 * 1_000_000  # of steps; grows over restarts too
@@ -57,6 +60,7 @@ class Controller(PldNode):
         self.weights = WeightsSlot(self.setting("weights_address", "tcp://127.0.0.1:5758"))
         self.body = RosBody(self)
         self.body.on_pause, self.body.is_cancelled = self._pause, self._goal_cancelled
+        self.body.on_begin = self.policy.begin
         self._health_watch = HealthWatch(self)
         self._connect()
         self.set_ready(version=self._boot)  # tells who waits for an episode that its controller began anew
@@ -85,15 +89,22 @@ class Controller(PldNode):
     # -- heard on the callbacks' thread ----------------------------------------------------------
 
     def _accept(self, goal: RunEpisode.Goal) -> GoalResponse:
-        running = self._status.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED)
-        if running:
+        if self._is_running():
             self.get_logger().warning(f"an episode of {goal.spec.task!r} is refused: another one is running")
-        return GoalResponse.REJECT if running else GoalResponse.ACCEPT
+            return GoalResponse.REJECT
+        return GoalResponse.ACCEPT
+
+    def _is_running(self) -> bool:
+        return self._status.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED)
 
     async def _execute(self, goal: ServerGoalHandle) -> RunEpisode.Result:
         done: Future[RunEpisode.Result] = Future(executor=self.executor)
         done.add_done_callback(lambda _: None)  # wakes the executor, which resumes this coroutine
-        self._goals.put((goal, done))
+        with self._beginning:
+            if self._is_running():  # one that was accepted in the moment before: nobody may find it carried out later
+                goal.abort()
+                return RunEpisode.Result(ok=False, message=BEGUN)
+            self._goals.put((goal, done))
         return await done  # type: ignore[return-value]  # None only if it were cancelled
 
     def _on_chunk(self, message: ActionChunkMsg) -> None:
@@ -104,8 +115,7 @@ class Controller(PldNode):
         if request.label not in VERDICTS:
             response.message = f"label is {request.label}; valid: 0 success, 1 failure, 2 void"
             return response
-        running = self._status.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED)
-        response.ok = running and request.episode_id in ("", self._status.episode_id)
+        response.ok = self._is_running() and request.episode_id in ("", self._status.episode_id)
         if response.ok:
             self.body.label(request.label)
             response.message = f"episode {self._status.episode_id} ends with this verdict"
@@ -215,14 +225,17 @@ class Controller(PldNode):
         self._episodes += 1
         self.body.forget_verdict()
         self.body.get_actor = self.weights.current if order.weights_version else lambda: (None, "")
-        self._tell(
-            EpisodeStatus(
-                state=EpisodeStatus.RUNNING, episode_id=f"{self._boot}-{self._episodes:06d}", spec=order.spec,
-                instruction=self.task_config.instruction, policy_version=order.policy_version,
-                weights_version=order.weights_version, first_sequence=self._sequence,
-            )
+        running = EpisodeStatus(
+            state=EpisodeStatus.RUNNING, episode_id=f"{self._boot}-{self._episodes:06d}", spec=order.spec,
+            instruction=self.task_config.instruction, policy_version=order.policy_version,
+            weights_version=order.weights_version, first_sequence=self._sequence,
         )  # fmt: skip
-        self._refuse_those_that_wait()
+        with self._beginning:
+            self._tell(running)
+            while not self._goals.empty():
+                goal, done = self._goals.get()
+                goal.abort()
+                done.set_result(RunEpisode.Result(ok=False, message=BEGUN))
 
     def _record(self, step: Step) -> None:
         decided, observation = step.decided, step.observation
@@ -243,13 +256,6 @@ class Controller(PldNode):
             self._goal.publish_feedback(told)  # type: ignore[arg-type]  # rclpy says that it gets the whole message
         self._sequence += 1
         self.rates.count("steps")
-
-    def _refuse_those_that_wait(self) -> None:
-        """What was accepted in the moment before this episode began: nobody may find it carried out afterwards."""
-        while not self._goals.empty():
-            goal, done = self._goals.get()
-            goal.abort()
-            done.set_result(RunEpisode.Result(ok=False, message="another episode had just begun"))
 
     def _finish(self, outcome: Outcome) -> None:
         running = self._status

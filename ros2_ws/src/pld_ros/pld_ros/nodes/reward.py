@@ -43,6 +43,7 @@ class RewardNode(PldNode):
         self._resets = -1
         self._floor = -1  # stamp of the first observation since the reset
         self._last = -1
+        self._heard = -1  # stamp of the newest state
         self._probability = 0.0
         self._drift = False
         self._paused = False
@@ -66,14 +67,16 @@ class RewardNode(PldNode):
 
     def _on_state(self, message: RobotState) -> None:
         with self._arrived:
+            stamp = nanoseconds(message.header.stamp)
+            if stamp < self._heard:  # a robot node that was restarted in simulated time
+                latest = stamp + round(2e9 * self.period_s)
+                self._word = {at: word for at, word in self._word.items() if at <= latest}
+            self._heard = stamp
             if message.resets != self._resets:
-                self._resets, self._floor = message.resets, nanoseconds(message.header.stamp)
+                self._resets, self._floor = message.resets, stamp
                 self._last = -1
-                # A robot node that was restarted in simulated time speaks of earlier times than the one before.
-                latest = self._floor + round(2e9 * self.period_s)
-                self._word = {stamp: word for stamp, word in self._word.items() if stamp <= latest}
             if not (self._sees or self.station.is_simulated):
-                self._remember(nanoseconds(message.header.stamp), SimulatorState())
+                self._remember(stamp, SimulatorState())
             self._arrived.notify()
 
     def _on_operator(self, message: OperatorState) -> None:

@@ -41,13 +41,14 @@ REFUSED_IN_A_ROW = 5
 POLL_S = 0.1
 ANSWER_S = 30.0  # for a service, and for an episode's data after its end
 ACCEPT_S = 3.0  # for an order to be accepted; DDS may lose the answer to a client that it has just met
-RESENT_S = 5.0  # for what a learner that died has not taken, to come again; it may have taken all of it
+RESENT_S = 30.0  # for what a learner that died has not taken: the logger may wait for a verdict before it sends it
 CONTROLLER_LOST_S = 3.0
 BUSY = "the controller refused the order; see its log"
 UNANSWERED = "the controller did not answer"
 RESULT_S = 1.0  # after its last status, how long an order's answer may take
 NAMESPACE = "/pld"
 SETTLE_S = 0.1  # after the controller's first word, until all that it said before has come
+ENDED_KEPT = 100
 SILENCE = EpisodeStatus()  # before the controller's first word
 
 
@@ -156,14 +157,14 @@ class RosRunner:
         """The episode of an order, given again until its data are here."""
         refused, unanswered = 0, False
         while True:
-            # What came of an order whose answer was lost is its answer, void or not.
-            done = self._station.inbox.claim(spec, self.policy.version, version, voided=unanswered)
-            if done is not None:
-                return done.episode, done.report.reason
             self._serve()
             goal = self._goal(spec, version)
-            finished = self._station.finished(goal, self._stopping)
+            self._station.meet_controller(self._stopping)
+            finished = self._station.finished(goal)
             done = self._station.inbox.wait(finished, RESENT_S, self._stopping) if finished else None
+            if done is None:
+                # What came of an order whose answer was lost is its answer, void or not.
+                done = self._station.inbox.claim(spec, self.policy.version, version, voided=unanswered)
             if done is not None:
                 return done.episode, done.report.reason
             episode_id, reason = self._station.order(goal, self._stopping)
@@ -212,6 +213,7 @@ class _Connection:
         self.node = Node("learner", namespace=NAMESPACE, context=self._context)
         self._health = HealthWatch(self.node)
         self._status = SILENCE
+        self._ended: dict[str, EpisodeStatus] = {}  # by order: DDS may lose the answer to one
         self.node.create_subscription(EpisodeStatus, topics.EPISODE, self._hear, topics.EPISODES)
         self._orders = ActionClient(self.node, RunEpisode, topics.RUN_EPISODE)
         self._loads = self.node.create_client(LoadPolicy, topics.LOAD_POLICY)
@@ -224,7 +226,7 @@ class _Connection:
 
     def order(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
         """``(id of the finished episode, "")`` or ``("", why there is none)``."""
-        if not self._wait(lambda: self._orders.server_is_ready(), self._ready_timeout_s, stopping):
+        if not self._orders.server_is_ready():
             return "", f"no controller within {self._ready_timeout_s:.0f} s"
         accepted = self._orders.send_goal_async(goal)
         if not self._wait(accepted.done, ACCEPT_S, stopping):
@@ -233,9 +235,11 @@ class _Connection:
         if handle is None or not handle.accepted:
             return self._finish_running(goal, stopping)
         result, boot = handle.get_result_async(), self._health.version("controller")
-        lost, ended = partial(self._lost, boot, time.monotonic()), partial(self._ended, id_of(handle))
+        order, accepted_at = id_of(handle), time.monotonic()
+        lost, ended = partial(self._lost, boot, accepted_at), partial(self._ended.get, order)
+        passed_over = partial(self._is_at_another, order, accepted_at)
         try:
-            self._wait(lambda: result.done() or ended() or lost(), float("inf"), stopping)
+            self._wait(lambda: result.done() or ended() or lost() or passed_over(), float("inf"), stopping)
             told = ended()
             self._wait(result.done, RESULT_S if told else 0.0, stopping)
         except CancelledError:
@@ -244,7 +248,9 @@ class _Connection:
         if result.done():
             answer: RunEpisode.Result = result.result().result  # type: ignore[union-attr]  # it is done
             return (answer.outcome.episode_id, "") if answer.ok else ("", answer.message)
-        return (told.episode_id, told.reason) if told is not None else ("", "the controller was lost")
+        if told is not None:
+            return told.episode_id, told.reason
+        return "", "another order was carried out instead" if passed_over() else "the controller was lost"
 
     def _finish_running(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
         """The controller is busy: with the order of a learner that died, or with one whose answer got lost."""
@@ -262,10 +268,14 @@ class _Connection:
         running = s.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED)
         return s.episode_id if running and self._is_for(goal, s) else ""
 
-    def finished(self, goal: RunEpisode.Goal, stopping: threading.Event) -> str:
-        """The newest episode if it is whole, was for this very order and nobody here has it; else empty."""
+    def meet_controller(self, stopping: threading.Event) -> None:
+        """Wait until it takes orders and has told what it did last; gives up in silence."""
+        self._wait(self._orders.server_is_ready, self._ready_timeout_s, stopping)
         if self._status is SILENCE and self._wait(lambda: self._status is not SILENCE, ACCEPT_S, stopping):
             self._wait(lambda: False, SETTLE_S, stopping)
+
+    def finished(self, goal: RunEpisode.Goal) -> str:
+        """The newest episode if it is whole, was for this very order and nobody here has it; else empty."""
         s = self._status
         whole = s.state == EpisodeStatus.DONE and not s.voided and self._is_for(goal, s)
         return s.episode_id if whole and not self.inbox.asked_for(s.episode_id) else ""
@@ -277,11 +287,16 @@ class _Connection:
 
     def _hear(self, message: EpisodeStatus) -> None:
         self._status = message
+        if message.state in (EpisodeStatus.DONE, EpisodeStatus.IDLE):
+            self._ended[message.order] = message
+            while len(self._ended) > ENDED_KEPT:
+                del self._ended[next(iter(self._ended))]
 
-    def _ended(self, order: str) -> EpisodeStatus | None:
-        """The controller's word that this order is over: DDS may lose the answer to it."""
-        told = self._status
-        return told if told.order == order and told.state in (EpisodeStatus.DONE, EpisodeStatus.IDLE) else None
+    def _is_at_another(self, order: str, accepted_at: float) -> bool:
+        """The controller does one thing at a time: an order that it runs past is over, whether it says so or not."""
+        s = self._status
+        running = s.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED)
+        return running and s.order != order and time.monotonic() - accepted_at > RESULT_S
 
     def served_version(self) -> str:
         return self._health.version("vla_server") if self._health.silent_s("vla_server") < CONTROLLER_LOST_S else ""
