@@ -257,18 +257,23 @@ def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, pri
         rclpy.try_shutdown()
 
 
+_asked_to_end = False
+
+
 class _Ended(BaseException):
     """A signal asked the process to end."""
 
 
 def _end(number: int, frame: Any) -> None:
+    global _asked_to_end
+    _asked_to_end = True
     signal.setitimer(signal.ITIMER_REAL, END_AGAIN_S)  # Python drops what is raised while a destructor runs
     raise _Ended
 
 
-def _is_end(error: BaseException | None) -> bool:
-    """Whether it came of ``_Ended``: raised within a callback from C++, that arrives as another exception's cause."""
-    return error is not None and (isinstance(error, _Ended) or _is_end(error.__cause__))
+def _is_end(error: Exception) -> bool:
+    """Whether it stands for ``_Ended``: pybind11 makes this of what is raised while it converts something."""
+    return _asked_to_end and isinstance(error, (RuntimeError, TypeError)) and str(error).startswith("Unable to convert")
 
 
 def _work(node: PldNode) -> None:
