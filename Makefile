@@ -37,8 +37,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py | $(BIN)/uv
 	$(UV_INSTALL) -e .
 	@touch $@
 
+# The tests drive the arms' and cameras' own libraries.
 $(VENV)/.installed-dev: pyproject.toml constraints.txt setup.py | $(BIN)/uv
-	$(UV_INSTALL) -e '.[dev]'
+	$(UV_INSTALL) -e '.[dev,franka,yam,realsense]'
+	@PYTHON=$(BIN)/python bash .ci/system_libraries.sh usb
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-ros: pyproject.toml constraints.txt setup.py .ci/relocate_ros.py | $(BIN)/uv

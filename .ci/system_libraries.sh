@@ -2,6 +2,7 @@
 # Install from the system what no wheel brings, or say how; does nothing where it works already.
 #   system_libraries.sh egl         off-screen rendering, in software if there is no GPU
 #   system_libraries.sh compilers   to build the ROS messages
+#   system_libraries.sh usb         cameras of the extra "realsense"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -23,7 +24,12 @@ case ${1:-egl} in
       [ -f "$headers/Python.h" ] || { echo "the headers of $PYTHON are missing ($headers/Python.h)"; return 1; }
     }
     ;;
-  *) echo "usage: $0 egl|compilers, got '$1'"; exit 2 ;;
+  usb)
+    what="RealSense"
+    packages=(libusb-1.0-0)
+    problem() { "$PYTHON" -c 'import ctypes; ctypes.CDLL("libusb-1.0.so.0")' 2>&1 | tail -n 1; return "${PIPESTATUS[0]}"; }
+    ;;
+  *) echo "usage: $0 egl|compilers|usb, got '$1'"; exit 2 ;;
 esac
 
 found=$(problem) && exit 0
