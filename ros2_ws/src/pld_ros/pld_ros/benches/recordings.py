@@ -22,35 +22,37 @@ class Delivery:
     """One picture as the device hands it over.
 
     at_s: when, from the beginning, as a player will do again; taken_s: what the device's clock says;
-    number: its count of pictures; image: uint8 ``[h, w, 3]`` RGB.
+    number: its count of pictures; image: uint8 ``[h, w, 3]`` RGB, all of one size; colour: False where a
+    device with depth delivers nothing but its depth.
     """
 
     at_s: float
     taken_s: float
     number: int
     image: np.ndarray
+    colour: bool = True
 
 
 def moving_picture(number: int, height: int, width: int) -> np.ndarray:
     """uint8 ``[height, width, 3]``: a red square that walks over a blue slope; no two of 4096 are alike.
 
-    The green of two squares in the upper left corner counts: see ``number_of``.
+    The green of three squares in the upper left corner counts: see ``number_of``.
     """
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 2] = np.linspace(0, 255, width, dtype=np.uint8)
     side = max(height // 4, 1)
     left, top = 3 * number % max(width - side, 1), (height - side) // 2
     image[top : top + side, left : left + side] = (255, 0, 0)
-    for place, digit in enumerate((number // 64 % 64, number % 64)):
-        image[:MARK, place * MARK : (place + 1) * MARK] = (0, 4 * digit, 0)
+    for place in range(3):
+        digit = number >> 4 * (2 - place) & 15
+        image[:MARK, place * MARK : (place + 1) * MARK] = (0, 16 * digit, 0)
     return image
 
 
 def number_of(image: np.ndarray) -> int:
     """Which ``moving_picture`` it is, modulo 4096; also after lossy compression."""
-    middle = MARK // 2
-    high, low = (image[middle - 3 : middle + 3, x - 3 : x + 3, 1].mean() / 4 for x in (middle, MARK + middle))
-    return 64 * round(float(high)) + round(float(low))
+    digits = (image[4 : MARK - 4, place * MARK + 4 : (place + 1) * MARK - 4, 1].mean() for place in range(3))
+    return sum(round(float(digit) / 16) << 4 * (2 - place) for place, digit in enumerate(digits))
 
 
 def steady(seconds: float, fps: int, height: int, width: int) -> list[Delivery]:
@@ -60,12 +62,12 @@ def steady(seconds: float, fps: int, height: int, width: int) -> list[Delivery]:
 
 
 def record_realsense(
-    path: Path | str, deliveries: Iterable[Delivery], fps: int = 30, *, serial: str = "000000", colour: bool = True
+    path: Path | str, deliveries: Iterable[Delivery], fps: int = 30, *, serial: str = "000000", depth: bool = False
 ) -> Path:
     """Write a ``.db3`` that pyrealsense2 plays like a camera; takes as long as the recording lasts.
 
-    A software device is recorded, since the recorder keeps its own time. colour=False: the same pictures'
-    blue as a depth stream, as of a device whose colour is missing.
+    A software device is recorded, since the recorder keeps its own time. depth: every delivery has a depth
+    picture too (the blue of ``image``, as millimetres).
     """
     import pyrealsense2
 
@@ -75,42 +77,53 @@ def record_realsense(
     if path.suffix != ".db3" or not deliveries:
         raise ConfigError(f"A RealSense recording needs a name that ends in .db3 and pictures, got {path.name!r}.")
     path.unlink(missing_ok=True)  # the recorder adds to what is there
-    height, width = deliveries[0].image.shape[:2]
+    kinds = [(rs.stream.color, rs.format.rgb8, 3)] if any(each.colour for each in deliveries) else []
+    kinds += [(rs.stream.depth, rs.format.z16, 2)] if depth else []
     device = rs.software_device()
     device.register_info(rs.camera_info.name, "PLD recording")
     device.register_info(rs.camera_info.serial_number, serial)
-    sensor = device.add_sensor("RGB Camera" if colour else "Stereo Module")
-    profile = sensor.add_video_stream(_stream(rs, height, width, fps, colour)).as_video_stream_profile()
+    size = deliveries[0].image.shape[:2]
+    feeds = []
+    for kind in kinds:
+        sensor = device.add_sensor(f"{kind[0].name} sensor")
+        profile = sensor.add_video_stream(_stream(rs, kind, size, fps))
+        feeds.append((kind, sensor, profile.as_video_stream_profile()))
     recorder = rs.recorder(str(path), device)
-    recorded = recorder.query_sensors()[0]
-    recorded.open(recorded.get_stream_profiles()[0])
-    recorded.start(lambda frame: None)
+    recorded = recorder.query_sensors()
+    for sensor in recorded:
+        sensor.open(sensor.get_stream_profiles()[0])
+        sensor.start(rs.frame_queue(1))
     started = time.monotonic()
     for delivery in deliveries:
         time.sleep(max(0.0, started + delivery.at_s - time.monotonic()))
-        frame = rs.software_video_frame()
-        frame.pixels = delivery.image if colour else delivery.image[..., 2].astype(np.uint16)
-        frame.bpp = 3 if colour else 2
-        frame.stride = frame.bpp * delivery.image.shape[1]
-        frame.timestamp, frame.domain = 1e3 * delivery.taken_s, rs.timestamp_domain.hardware_clock
-        frame.frame_number, frame.profile = delivery.number, profile
-        sensor.on_video_frame(frame)
-    recorded.stop()
-    recorded.close()
-    del recorded, recorder  # writes what is left
+        for kind, sensor, profile in feeds:
+            if kind[0] == rs.stream.depth or delivery.colour:
+                sensor.on_video_frame(_frame(rs, kind, delivery, profile))
+    for sensor in recorded:
+        sensor.stop()
+        sensor.close()
+    del sensor, recorded, recorder  # writes what is left
     return path
 
 
-def _stream(rs: Any, height: int, width: int, fps: int, colour: bool) -> Any:
+def _stream(rs: Any, kind: tuple[Any, Any, int], size: tuple[int, int], fps: int) -> Any:
     stream, lens = rs.video_stream(), rs.intrinsics()
-    stream.type, stream.fmt, stream.bpp = (
-        (rs.stream.color, rs.format.rgb8, 3) if colour else (rs.stream.depth, rs.format.z16, 2)
-    )
-    stream.index, stream.uid, stream.width, stream.height, stream.fps = 0, 1, width, height, fps
+    height, width = size
+    stream.type, stream.fmt, stream.bpp = kind
+    stream.index, stream.uid, stream.width, stream.height, stream.fps = 0, kind[2], width, height, fps
     lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy = width, height, width, width, width / 2, height / 2
     lens.model = rs.distortion.none
     stream.intrinsics = lens
     return stream
+
+
+def _frame(rs: Any, kind: tuple[Any, Any, int], delivery: Delivery, profile: Any) -> Any:
+    frame, image = rs.software_video_frame(), delivery.image
+    frame.pixels = image[..., 2].astype(np.uint16) if kind[0] == rs.stream.depth else np.ascontiguousarray(image)
+    frame.bpp, frame.stride = kind[2], kind[2] * image.shape[1]
+    frame.timestamp, frame.domain = 1e3 * delivery.taken_s, rs.timestamp_domain.hardware_clock
+    frame.frame_number, frame.profile = delivery.number, profile
+    return frame
 
 
 def record_video(path: Path | str, deliveries: Iterable[Delivery], fps: int = 30) -> Path:

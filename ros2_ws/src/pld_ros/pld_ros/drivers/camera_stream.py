@@ -240,6 +240,8 @@ class _Session:
             return True
         self.counts["broken"] += 1
         self._broken = f"a picture of {image.shape} {image.dtype} came in place of {(*shape, 3)} uint8"
+        if not image.size:
+            self._broken = "its pictures arrive incomplete; check its cable"
         return False
 
     def _offer(self, shot: Shot) -> None:

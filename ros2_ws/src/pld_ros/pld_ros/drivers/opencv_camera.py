@@ -25,6 +25,9 @@ URL_OPEN_MS, URL_READ_MS = 5000, 1000  # of a network stream
 PLAIN_PIXELS = 640 * 480  # larger pictures do not pass USB 2 at full rate uncompressed
 V4L_AUTOMATIC, V4L_MANUAL = 3, 1  # of CAP_PROP_AUTO_EXPOSURE
 V4L_EXPOSURE_UNIT_US = 100
+MJPEG = cv2.VideoWriter.fourcc(*"MJPG")
+JPEG_END = b"\xff\xd9"
+NOTHING = np.empty((0, 0, 3), np.uint8)
 
 
 class OpenCVCamera(StreamingCamera):
@@ -66,11 +69,11 @@ class _Capture:
 
     shape: tuple[int, int]
 
-    def __init__(self, what: str, source: str, backend: int, parameters: list[int]) -> None:
+    def __init__(self, what: str, source: str, backend: int, hint: str, parameters: list[int] | None = None) -> None:
         self._what, self._number = what, 0
-        self._capture: Any = _guarded(lambda: cv2.VideoCapture(source, backend, parameters), what)
+        self._capture: Any = _guarded(lambda: cv2.VideoCapture(source, backend, parameters or []), what)
         if not self._capture.isOpened():
-            raise RobotUnavailableError(f"{what} cannot be opened. Is another program using it?")
+            raise RobotUnavailableError(f"{what} cannot be opened: {hint}.")
         self.shape = (round(self._get(cv2.CAP_PROP_FRAME_HEIGHT)), round(self._get(cv2.CAP_PROP_FRAME_WIDTH)))
 
     def _get(self, prop: int) -> float:
@@ -85,7 +88,9 @@ class _Capture:
     def _picture(self) -> np.ndarray:
         """What was taken, uint8 ``[h, w, 3]`` RGB; empty if nothing can be made of it."""
         decoded, picture = _guarded(self._capture.retrieve, self._what)
-        return np.ascontiguousarray(picture[..., ::-1]) if decoded else np.empty((0, 0, 3), np.uint8)
+        if decoded and min(picture.shape[:2]) == 1:
+            picture = _guarded(lambda: _whole_jpeg(picture), self._what)
+        return np.ascontiguousarray(picture[..., ::-1]) if decoded and picture is not None else NOTHING
 
     def close(self) -> None:
         self._capture.release()
@@ -96,9 +101,9 @@ class _V4l(_Capture):
 
     def __init__(self, config: CameraConfig) -> None:
         path = device_path(config.serial, connected())
-        super().__init__(f"Camera {path}", path, cv2.CAP_V4L2, [])
+        super().__init__(f"Camera {path}", path, cv2.CAP_V4L2, "is another program using it, or may you not read it")
         self._clock = CaptureClock()
-        self._before = np.empty((0, 0, 3), np.uint8)
+        self._before = NOTHING
         try:
             set_up(self._capture, config, self._what)
         except ConfigError:
@@ -127,7 +132,9 @@ class _Url(_Capture):
 
     def __init__(self, url: str) -> None:
         times = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, URL_OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, URL_READ_MS]
-        super().__init__(f"Stream {url}", url, cv2.CAP_FFMPEG, times)
+        super().__init__(f"Stream {url}", url, cv2.CAP_FFMPEG, "is its server running", times)
+        if self._get(cv2.CAP_PROP_FOURCC) == MJPEG:
+            self._capture.set(cv2.CAP_PROP_FORMAT, -1)  # as it came: see _whole_jpeg
 
     def grab(self, timeout_s: float) -> Shot | None:
         if not self._grab():  # FFMPEG does not come back from that
@@ -142,7 +149,7 @@ class _File(_Capture):
     def __init__(self, path: Path, fps: int, repeat: bool) -> None:
         if not path.is_file():
             raise RobotUnavailableError(f"There is no video {path}; correct the camera's recording.")
-        super().__init__(f"Video {path}", str(path), cv2.CAP_FFMPEG, [])
+        super().__init__(f"Video {path}", str(path), cv2.CAP_FFMPEG, "is it a video")
         self._repeat, self._period_s = repeat, 1.0 / (self._get(cv2.CAP_PROP_FPS) or fps)
         self._due_s = time.monotonic()
 
@@ -167,6 +174,11 @@ class _File(_Capture):
         return True
 
 
+def _whole_jpeg(data: np.ndarray) -> np.ndarray | None:
+    """A picture, BGR, from bytes; None of one that was cut off, which OpenCV would fill up with grey silently."""
+    return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.tobytes().rstrip(b"\0").endswith(JPEG_END) else None
+
+
 def device_path(serial: str, found: dict[str, str]) -> str:
     """The device to open, or why none can be."""
     listing = ", ".join(f"{path} ({name})" for path, name in sorted(found.items())) or "none"
@@ -181,7 +193,8 @@ def device_path(serial: str, found: dict[str, str]) -> str:
 def set_up(capture: Any, config: CameraConfig, what: str) -> None:
     """Size, rate and exposure of a UVC device; raises ConfigError where it does something else."""
     if config.width * config.height > PLAIN_PIXELS:
-        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+        capture.set(cv2.CAP_PROP_FOURCC, MJPEG)
+        capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # as it came: see _whole_jpeg
     capture.set(cv2.CAP_PROP_FRAME_WIDTH, config.width)
     capture.set(cv2.CAP_PROP_FRAME_HEIGHT, config.height)
     capture.set(cv2.CAP_PROP_FPS, config.fps)

@@ -131,9 +131,14 @@ class _Recording(_Pipeline):
         if not path.is_file():
             raise RobotUnavailableError(f"There is no recording {path}; correct the camera's recording.")
         request = rs.config()
-        _guarded(lambda: request.enable_device_from_file(str(path), repeat), f"Recording {path} cannot be used")
+        what = f"Recording {path}"
+        device = _guarded(lambda: rs.context().load_device(str(path)), f"{what} cannot be used")
+        streams = [profile.stream_type() for sensor in device.query_sensors() for profile in sensor.profiles]
+        if rs.stream.color not in streams:
+            raise ConfigError(f"{what} has no colour, only {', '.join(s.name for s in streams) or 'nothing'}.")
+        request.enable_device_from_file(str(path), repeat)
         request.enable_stream(rs.stream.color)
-        super().__init__(request, f"Recording {path}")
+        super().__init__(request, what)
         self._playback = self.device.as_playback()
 
     def grab(self, timeout_s: float) -> Shot | None:
