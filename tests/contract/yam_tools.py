@@ -23,7 +23,8 @@ CHANNEL = "can0"
 STATION = dataclasses.replace(load_robot("yam_real_01"), address=CHANNEL, home_joints_rad=RESTING)
 # i2rt opens its bus with a keyword that python-can has renamed
 I2RT_WARNINGS = pytest.mark.filterwarnings("ignore:.*bustype.*:DeprecationWarning")
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0  # on a busy machine
+LATE_IS_FINE = {"max_state_age_ms": 10_000.0}  # nor is a busy machine a fault
 
 
 def make_driver(motors: SimulatedMotors, **options: Any) -> RealArm:

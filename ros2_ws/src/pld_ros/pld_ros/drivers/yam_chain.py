@@ -179,25 +179,32 @@ class YamChain:
 
     # -- at work ---------------------------------------------------------------------------------
 
+    def _working(self) -> Any:
+        if (robot := self._robot) is None:
+            raise RobotError(f"The arm on {self._channel} is not connected.")
+        return robot
+
     def look(self) -> None:
         """Notice whether the motors have answered since the last look. i2rt's own stamps say when it was asked."""
-        state = self._robot.motor_chain.state
+        state = self._working().motor_chain.state
         if state is not self._seen:
             self._seen, self.heard_at = state, time.monotonic()
 
     def joints(self) -> np.ndarray:
         """Measured last, however long ago, float64 ``[7]``."""
-        angles = np.array([motor.pos for motor in self._robot.motor_chain.read_states()])
-        return self._robot.remapper.to_command_joint_pos_space(angles)
+        angles = np.array([motor.pos for motor in self._working().motor_chain.read_states()])
+        return self._working().remapper.to_command_joint_pos_space(angles)
 
     def command(self, joints: np.ndarray) -> None:
         """Go to these joints ``[7]`` at once: no speed is limited here."""
-        self._robot.command_joint_pos(joints.copy())  # which clips what it is given in place
+        self._working().command_joint_pos(joints.copy())  # which clips what it is given in place
 
     def fault(self) -> str:
         """Why i2rt's threads have ended; empty while they work."""
+        if (robot := self._robot) is None:
+            return "the arm is not connected"
         dead = [thread for thread in self._threads if not thread.is_alive()]
-        if self._robot.motor_chain.running and not dead and not self._deaths.reason:
+        if robot.motor_chain.running and not dead and not self._deaths.reason:
             return ""
         if not self._deaths.reason:
             for thread in self._threads:
