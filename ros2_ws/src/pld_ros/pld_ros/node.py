@@ -168,15 +168,14 @@ class HealthWatch:
 
     def __init__(self, node: Node) -> None:
         self._heard: dict[str, tuple[float, Health]] = {}
-        self._began = time.monotonic()
         node.create_subscription(Health, topics.HEALTH, self._hear, topics.HEALTHS)
 
     def _hear(self, message: Health) -> None:
         self._heard[message.node] = (time.monotonic(), message)
 
     def silent_s(self, node: str) -> float:
-        """Since its last word; of a node that was never heard, since somebody listens."""
-        return time.monotonic() - (self._heard[node][0] if node in self._heard else self._began)
+        heard = self._heard.get(node)
+        return float("inf") if heard is None else time.monotonic() - heard[0]
 
     def version(self, node: str) -> str:
         return self._heard[node][1].version if node in self._heard else ""
@@ -184,7 +183,7 @@ class HealthWatch:
     def missing(self, nodes: Sequence[str]) -> str:
         """Why not all of these nodes are ready; empty if they are."""
         for node in nodes:
-            if node not in self._heard or self.silent_s(node) > HEALTH_LOST_S:
+            if self.silent_s(node) > HEALTH_LOST_S:
                 return f"{node} is not running"
             message = self._heard[node][1]
             if not message.ready:

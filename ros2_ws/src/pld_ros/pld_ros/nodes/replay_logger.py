@@ -53,7 +53,7 @@ class ReplayLogger(PldNode):
         self.shelf = BagShelf(self.run_dir / "bags", described, own) if with_bags else None
         self.outbox = Outbox(address, self.run_dir, self.get_name())
         self.logbook = Logbook(self.run_dir, list(self.station.cameras), self.outbox.send, self.shelf, window_s)
-        self._watch = HealthWatch(self)
+        self._watch, self._controller_at = HealthWatch(self), time.monotonic()
         self._connect(names)
         self._look()
 
@@ -94,11 +94,11 @@ class ReplayLogger(PldNode):
     # -- heard -----------------------------------------------------------------------------------
 
     def _on_step(self, data: bytes) -> None:
-        message = deserialize_message(data, PolicyStep)
+        message, self._controller_at = deserialize_message(data, PolicyStep), time.monotonic()
         self.logbook.step(row_of_message(message), partial(self._write, self._step_topic, data))
 
     def _on_status(self, data: bytes) -> None:
-        message = deserialize_message(data, EpisodeStatus)
+        message, self._controller_at = deserialize_message(data, EpisodeStatus), time.monotonic()
         if message.state in (EpisodeStatus.RUNNING, EpisodeStatus.PAUSED, EpisodeStatus.DONE):
             write = partial(self._write, self._status_topic, data)
             self.logbook.status(outcome_of_message(message), message.state == EpisodeStatus.DONE, write)
@@ -134,8 +134,12 @@ class ReplayLogger(PldNode):
     def _poll(self) -> None:
         self.logbook.poll()
 
+    def _controller_silent_s(self) -> float:
+        """Its health may take seconds to be discovered by a logger that has just begun; what it does is a word, too."""
+        return min(self._watch.silent_s("controller"), time.monotonic() - self._controller_at)
+
     def _look(self) -> None:
-        if self.logbook.running and self._watch.silent_s("controller") > CONTROLLER_LOST_S:
+        if self.logbook.running and self._controller_silent_s() > CONTROLLER_LOST_S:
             self.logbook.void_running("controller lost")
         self.outbox.drain()
         if self.shelf is not None:
