@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +17,7 @@ from camera_tools import FPS, HEIGHT, WIDTH
 from pld_core.errors import ConfigError, RobotUnavailableError
 from pld_core.stations import CameraConfig
 from pld_ros.benches.recordings import moving_picture, number_of, record_realsense, steady
-from pld_ros.drivers import make_camera
+from pld_ros.drivers import make_camera, realsense
 from pld_ros.drivers.realsense import RealSenseCamera, connected
 
 
@@ -82,6 +83,19 @@ def test_no_device_is_connected():
         pytest.skip("a RealSense camera is connected")
     with pytest.raises(RobotUnavailableError, match="No RealSense camera is connected"):
         RealSenseCamera(CameraConfig("realsense")).open()
+
+
+def test_a_device_that_disappears_before_the_start():
+    """librealsense itself would wait 15 s for it, and hold up every thread."""
+    request = realsense.rs.config()
+    request.enable_device("000000000000")
+    request.enable_stream(realsense.rs.stream.color, WIDTH, HEIGHT, realsense.rs.format.rgb8, FPS)
+    began_s = time.monotonic()
+    with pytest.raises(RobotUnavailableError, match="unplugged just now"):
+        realsense._Pipeline(request, "Camera")
+    took_s = time.monotonic() - began_s
+    print(f"measured: a device that is missing at the start: refused after {1e3 * took_s:.0f} ms")
+    assert took_s < 5.0
 
 
 def test_a_recording_that_is_not_there(tmp_path):

@@ -110,6 +110,15 @@ class TestRealSense:
         assert rs._serial("", {"1": "D435"}) == "1"
         assert rs._serial("1", {"2": "D405", "1": "D435"}) == "1"
 
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_colour_may_come_from_any_sensor(self, rs, place):
+        device, stream = rs.rs.software_device(), rs.rs.video_stream()
+        stream.fmt, stream.width, stream.height, stream.fps, stream.bpp = rs.rs.format.any, 4, 4, 30, 2
+        for i in range(2):
+            stream.type, stream.uid = (rs.rs.stream.color if i == place else rs.rs.stream.depth), i
+            device.add_sensor(f"sensor {i}").add_video_stream(stream)
+        assert rs.colour_sensor(device).get_info(rs.rs.camera_info.name) == f"sensor {place}"
+
     def test_automatic_exposure_keeps_the_rate(self, rs):
         sensor = ColourSensor(with_depth=False)
         rs.set_up(sensor, 0)

@@ -66,6 +66,9 @@ class _Pipeline:
         self._clock = CaptureClock()
         self._domain: Any = None
         self._pipeline = rs.pipeline()
+        # Without a device that offers this, start() waits for 15 s and lets no thread of Python run meanwhile.
+        if not _guarded(lambda: request.can_resolve(rs.pipeline_wrapper(self._pipeline)), f"{what} cannot be used"):
+            raise RobotUnavailableError(f"{what} is not offered by the camera, or it was unplugged just now.")
         profile = _guarded(lambda: self._pipeline.start(request), f"{what} does not start")
         self.device = profile.get_device()
         colour = profile.get_stream(rs.stream.color).as_video_stream_profile()
@@ -108,9 +111,8 @@ class _Connected(_Pipeline):
         request.enable_stream(rs.stream.color, config.width, config.height, rs.format.rgb8, config.fps)
         asked = f"RealSense {serial} ({config.width}x{config.height} at {config.fps} fps)"
         super().__init__(request, asked)
-        sensor = self.device.first_color_sensor()
         try:
-            _guarded(lambda: set_up(sensor, config.exposure_us), f"{asked} refuses its settings")
+            _guarded(lambda: set_up(colour_sensor(self.device), config.exposure_us), f"{asked} refuses its settings")
         except PLDError:
             self.close()
             raise
@@ -161,6 +163,15 @@ def _serial(wanted: str, found: dict[str, str]) -> str:
     if not wanted and len(found) > 1:
         raise RobotUnavailableError(f"Several RealSense cameras are connected; give each its serial: {listing}.")
     return wanted or next(iter(found))
+
+
+def colour_sensor(device: Any) -> Any:
+    """The one that colour comes from; some cameras have none of its own for it, but their depth's."""
+    return next(
+        sensor
+        for sensor in device.query_sensors()
+        if any(profile.stream_type() == rs.stream.color for profile in sensor.get_stream_profiles())
+    )
 
 
 def set_up(sensor: Any, exposure_us: int) -> None:
