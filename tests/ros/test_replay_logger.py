@@ -121,6 +121,17 @@ def test_a_lost_step_voids_at_once(make_rig, episodes):
     assert logger.diagnostics()["steps_missed"] == 1
 
 
+def test_a_controller_s_steps_are_a_sign_of_life(make_rig, episodes):
+    rig = make_rig()
+    logger = rig.logger()
+    rig.station.begin(outcome_of_episode(episodes[0], "e"))
+    logger._watch._heard.clear()
+    logger._controller_at = -1e9
+    (row, *_) = rows_of(episodes[0], "e")
+    rig.station.tell(row)
+    wait_until(lambda: logger._controller_at > 0, "the step is heard")
+
+
 def test_a_controller_that_falls_silent_voids_the_episode(make_rig, episodes, monkeypatch):
     monkeypatch.setattr(node_module, "CONTROLLER_LOST_S", 0.5)
     rig = make_rig()
