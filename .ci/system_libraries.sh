@@ -3,6 +3,7 @@
 #   system_libraries.sh egl         off-screen rendering, in software if there is no GPU
 #   system_libraries.sh compilers   to build the ROS messages
 #   system_libraries.sh usb         cameras of the extra "realsense"
+#   system_libraries.sh opencv      cameras of the extra "opencv"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -29,7 +30,16 @@ case ${1:-egl} in
     packages=(libusb-1.0-0)
     problem() { "$PYTHON" -c 'import ctypes; ctypes.CDLL("libusb-1.0.so.0")' 2>&1 | tail -n 1; return "${PIPESTATUS[0]}"; }
     ;;
-  *) echo "usage: $0 egl|compilers|usb, got '$1'"; exit 2 ;;
+  opencv)
+    what="OpenCV"
+    packages=(libgl1 libglib2.0-0 libxcb1 libsm6 libice6 libxext6)
+    libraries='"libGL.so.1", "libgthread-2.0.so.0", "libxcb.so.1", "libSM.so.6", "libICE.so.6", "libXext.so.6"'
+    problem() {
+      "$PYTHON" -c "import ctypes; [ctypes.CDLL(name) for name in ($libraries)]" 2>&1 | tail -n 1
+      return "${PIPESTATUS[0]}"
+    }
+    ;;
+  *) echo "usage: $0 egl|compilers|usb|opencv, got '$1'"; exit 2 ;;
 esac
 
 found=$(problem) && exit 0
