@@ -39,8 +39,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py | $(BIN)/uv
 
 # The tests drive the arms' and cameras' own libraries.
 $(VENV)/.installed-dev: pyproject.toml constraints.txt setup.py | $(BIN)/uv
-	$(UV_INSTALL) -e '.[dev,franka,yam,realsense]'
+	$(UV_INSTALL) -e '.[dev,franka,yam,realsense,opencv]'
 	@PYTHON=$(BIN)/python bash .ci/system_libraries.sh usb
+	@PYTHON=$(BIN)/python bash .ci/system_libraries.sh opencv
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-ros: pyproject.toml constraints.txt setup.py .ci/relocate_ros.py | $(BIN)/uv

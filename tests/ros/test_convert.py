@@ -116,6 +116,13 @@ def test_policies_see_the_middle_square() -> None:
     assert (policy_view(wide.transpose(1, 0, 2), camera(16)) == 200).all()
 
 
+def test_a_crop_is_taken_first() -> None:
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[10:30, 5:45] = 200
+    cropped = CameraConfig("opencv", policy_size=16, crop=(5, 10, 40, 20))
+    assert (policy_view(frame, cropped) == 200).all()
+
+
 def test_a_smaller_picture_is_the_mean_of_its_pixels() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     means = frame.reshape(4, 2, 4, 2, 3).mean((1, 3))

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pld_core.control import SafetyLimits, rotations
+from pld_core.errors import ConfigError
+from pld_core.stations import load_robot
 from pld_core.types import ActionSpec
 
 SPEC = ActionSpec()
@@ -119,3 +121,21 @@ def test_rotation_vectors_go_there_and_back(first, second):
 @pytest.mark.parametrize(("rotvec", "tilt"), [((0.3, 0, 0), 0.3), ((0, -0.2, 0), 0.2), ((0, 0, 3.0), 0.0)])
 def test_tilt_is_the_angle_to_the_vertical(rotvec, tilt):
     assert rotations.tilt(np.array(rotvec)) == pytest.approx(tilt)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("keep_out_m: [[[0.4, 0, 0], [0.3, 0.1, 0.1]]]", "keep_out_m"),
+        ("max_tilt_rad: 4.0", "max_tilt_rad"),
+        ("cameras: {w: {driver: opencv, width: 640, height: 480, crop: [600, 0, 100, 100]}}", "crop of camera w"),
+            "cameras: {wrist: {driver: opencv, width: 640, height: 480, crop: [600, 0, 100, 100]}}",
+            "crop of camera wrist",
+        ),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(tmp_path, line, complaint):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"driver: simulated\nproprio: [x]\n{line}\n" + ("" if "cameras" in line else "cameras: {}\n"))
+    with pytest.raises(ConfigError, match=complaint):
+        load_robot(str(path))

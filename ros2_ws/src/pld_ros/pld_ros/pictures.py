@@ -9,7 +9,10 @@ from pld_core.stations import CameraConfig
 
 
 def policy_view(image: np.ndarray, camera: CameraConfig) -> np.ndarray:
-    """The middle square, uint8 ``[policy_size, policy_size, 3]``; the image itself if it is that already."""
+    """The middle square of the crop, uint8 ``[policy_size, policy_size, 3]``; the image itself if it is just that."""
+    if camera.crop is not None:
+        left, top, width, height = camera.crop
+        image = image[top : top + height, left : left + width]
     height, width = image.shape[:2]
     size = camera.policy_size
     if (height, width) == (size, size):

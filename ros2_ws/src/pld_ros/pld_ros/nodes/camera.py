@@ -21,7 +21,7 @@ from pld_ros.drivers.sim_camera import SimCameras
 from pld_ros.node import SENSE_PRIORITY, PldNode, run_node
 from pld_ros.pictures import policy_view
 
-READ_TIMEOUT_S = 0.5
+READ_TIMEOUT_S = 0.1
 
 
 class CameraNode(PldNode):
@@ -76,14 +76,18 @@ class CameraNode(PldNode):
             raise ConfigError(f"A node reads one real camera; {sorted(self._cameras)} were given. Start one node each.")
         camera = make_camera(config)
         camera.open()
+        reason = ""  # why there are no frames
         try:
             while rclpy.ok():
                 frame = camera.read(READ_TIMEOUT_S)
                 if frame is None:
                     self.rates.count("timeouts")
-                    self.set_ready(f"camera {name} delivered no frame for {READ_TIMEOUT_S} s; check its cable")
+                    fault = getattr(camera, "fault", "") or f"it delivered no frame for {READ_TIMEOUT_S} s"
+                    reason = reason or f"camera {name}: {fault}"  # its first word: how long it has been silent changes
+                    self.set_ready(reason)
                 else:
                     self._publish(name, frame)
+                    reason = ""
                     self.set_ready()
         finally:
             camera.close()
