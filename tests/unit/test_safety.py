@@ -129,9 +129,6 @@ def test_tilt_is_the_angle_to_the_vertical(rotvec, tilt):
         ("keep_out_m: [[[0.4, 0, 0], [0.3, 0.1, 0.1]]]", "keep_out_m"),
         ("max_tilt_rad: 4.0", "max_tilt_rad"),
         ("cameras: {w: {driver: opencv, width: 640, height: 480, crop: [600, 0, 100, 100]}}", "crop of camera w"),
-            "cameras: {wrist: {driver: opencv, width: 640, height: 480, crop: [600, 0, 100, 100]}}",
-            "crop of camera wrist",
-        ),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(tmp_path, line, complaint):
