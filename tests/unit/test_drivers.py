@@ -14,6 +14,7 @@ from pld_core import registry
 from pld_core.errors import ConfigError, ContractError, UnknownNameError
 from pld_core.stations import load_robot, load_task
 from pld_ros.drivers import make_driver
+from pld_ros.drivers.real_arm import RealArm
 from pld_ros.drivers.sim import SimDriver
 from pld_ros.drivers.sim_arm import make_simulator
 from pld_ros.drivers.sim_camera import SimCameras
@@ -40,9 +41,17 @@ def test_a_simulated_station_has_the_twin(task):
 
 
 def test_an_unknown_driver_is_refused_with_what_there_is():
-    assert registry.names("drivers") == ["simulated"]
-    with pytest.raises(UnknownNameError, match=r"robot driver 'franka'.*Valid: simulated"):
-        make_driver(load_robot("franka_fr3"), "peg_insertion")
+    assert registry.names("drivers") == ["franka", "simulated", "yam"]
+    with pytest.raises(UnknownNameError, match=r"robot driver 'frank'.*Valid: franka, simulated, yam"):
+        make_driver(dataclasses.replace(load_robot("franka_fr3"), driver="frank"), "peg_insertion")
+
+
+@pytest.mark.parametrize("name", ["franka_fr3", "yam_real_01"])
+def test_every_shipped_station_has_a_driver(name):
+    station = load_robot(name)
+    driver = make_driver(station, "cube_pickup")
+    assert isinstance(driver, RealArm)
+    assert driver.spec() == station.action_spec
 
 
 def test_a_real_arms_driver_is_made_from_its_station():
