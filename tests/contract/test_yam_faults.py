@@ -116,13 +116,15 @@ def refused(driver: RealArm, motors: SimulatedMotors) -> None:
     driver.hold()
     driver.stop()
 
-    def rests(for_s: float) -> bool:
+    def rests() -> bool:
         before = motors.joint_positions
-        time.sleep(for_s)
+        time.sleep(0.1)
         return bool(np.abs(motors.joint_positions - before).max() < 2e-3)
 
-    until(lambda: rests(0.1), "the arm rests")
-    assert rests(0.2)
+    until(rests, "the arm rests")
+    before = motors.joint_positions
+    time.sleep(0.2)
+    assert motors.joint_positions == pytest.approx(before, abs=0.01)  # 0.04 would be one command more
 
 
 def recovered(driver: RealArm, motors: SimulatedMotors) -> None:
@@ -224,6 +226,28 @@ def test_a_fault_ends_the_way_home(driver: RealArm, motors: SimulatedMotors) -> 
     assert not thread.is_alive()
     assert len(errors) == 1
     assert state(driver).mode == "fault"
+
+
+def test_a_motor_fails_while_the_gripper_looks_for_its_ends(motors: SimulatedMotors) -> None:
+    driver = make_driver(motors, gripper_limits_rad=None, **LATE_IS_FINE)
+    width, errors = motors.gripper_width_m, []
+
+    def connect() -> None:
+        try:
+            driver.connect()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    until(lambda: motors.gripper_width_m < width - 0.01 or not thread.is_alive(), "the gripper moves")
+    motors.fail(2, LOSS_OF_COMMUNICATION, lasting=False)
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    assert len(errors) == 1
+    assert isinstance(errors[0], RobotUnavailableError)
+    assert "motor id: 2" in str(errors[0])
+    assert arm_of(driver)._chain._limits is None, "they are looked for anew"
 
 
 def test_a_channel_that_is_not_there() -> None:

@@ -19,7 +19,7 @@ GRIPPERS = ("linear_4310", "linear_3507", "crank_4310", "flexible_4310")
 _STREAM_S = 0.01  # i2rt does not interpolate; its own loop runs at 250 Hz and more
 _ARRIVED_RAD, _ARRIVAL_S = 0.02, 3.0  # how near is home, and how long after the last of the way it may take
 _HALT_RAD = 0.05  # how far ahead of a joint its target may rest
-_TRIM_PER_S, _TRIM_RAD, _TRIM_FROM_RAD = 2.0, 0.04, 1e-3
+_TRIM_PER_S, _TRIM_RAD, _TRIM_FROM_RAD = 3.0, 0.04, 6e-4
 
 
 class YamArm:

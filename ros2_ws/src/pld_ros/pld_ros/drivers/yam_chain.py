@@ -22,6 +22,7 @@ _NORMAL = (0, 1)  # disabled, enabled
 _RANGE_RAD = 12.5  # of the angle in an answer, to either side
 _ATTEMPTS, _ANSWER_S = 5, 0.02  # a motor answers within a millisecond
 _JOIN_S = 2.0  # i2rt waits 0.3 s for a motor that does not answer
+_SPAN_RAD = 1.0  # the grippers' motors turn by 3 to 7 rad from end to end
 _MOVED_RAD = 0.5  # a gripper that was turned further than this while nobody looked has lost its count
 
 
@@ -102,7 +103,6 @@ class YamChain:
         info = self._robot.get_robot_info()
         self.lag_s = (info["kd"] / info["kp"])[: len(MOTORS) - 1]  # how far a joint trails its target, per speed
         self._seen, self.heard_at = None, time.monotonic()
-        self._threads = [thread for thread, _ in _threads_on(self._channel)]
 
     def close(self) -> None:
         """End i2rt's threads and free the bus. The motors keep to their last command until they miss the next one."""
@@ -168,7 +168,13 @@ class YamChain:
         self._start(arm, gripper, None if self._limits is None else (self._limits - shift) * sign)
         shifted = float(self._robot.motor_chain.motor_offset[-1])
         if self._limits is None:
-            self._limits = np.array(self._robot.get_robot_info()["gripper_limits"]) * sign + shifted
+            ends = np.array(self._robot.get_robot_info()["gripper_limits"])
+            if np.ptp(ends) < _SPAN_RAD:
+                raise RobotUnavailableError(
+                    f"The gripper on {self._channel} found its ends only {np.ptp(ends):.1f} rad of its motor apart. "
+                    "Free its way, or give gripper_limits_rad."
+                )
+            self._limits = ends * sign + shifted
             return True
         return abs(shifted - shift) < 1e-6
 
@@ -176,6 +182,9 @@ class YamChain:
         from i2rt.robots.get_robot import get_yam_robot
 
         self._robot = get_yam_robot(self._channel, arm, gripper, gripper_limits_override=limits, **self._options)
+        self._threads = [thread for thread, _ in _threads_on(self._channel)]
+        if reason := self.fault():  # i2rt starts all the same
+            raise RobotUnavailableError(f"The arm on {self._channel} did not start: {reason}.")
 
     # -- at work ---------------------------------------------------------------------------------
 
