@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
 import time
 
@@ -220,6 +221,14 @@ def test_an_arm_that_is_not_there_is_told_at_once() -> None:
 def test_wrong_options_are_told(station: dict, options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         yam(dataclasses.replace(STATION, **station), **options)
+
+
+def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mink", None)
+    driver = yam(STATION)
+    assert driver.spec() == STATION.action_spec
+    with pytest.raises(RobotUnavailableError, match=r"pip install 'pld\[yam\]'"):
+        driver.connect()
 
 
 def test_a_station_makes_it() -> None:
