@@ -27,6 +27,7 @@ VERBS: Mapping[str, str] = {
     "reward-train": "train a success classifier from labelled episodes",
     "replay": "recorded episodes in the simulated twin, before another policy, or as replay buffer",
     "bench": "measure speed on this machine; the last line is JSON",
+    "bench-arm": "an arm's driver against its simulator: tracking, lateness, missed ticks",
     "doctor": "check this machine and say what to fix",
 }
 

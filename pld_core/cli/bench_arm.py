@@ -1,0 +1,11 @@
+"""``pld bench-arm``: an arm's driver against its simulator. The core knows no arm: an entry point says who does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pld_core import registry
+
+
+def run(args: Sequence[str]) -> int:
+    return registry.load("commands", "bench-arm")(args)
