@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -37,6 +37,7 @@ _PANDA_RANGES = (
     (-0.0175, 3.7525),
     (-2.8973, 2.8973),
 )
+_HOME_S = 60.0  # a radian takes 8 s at a dynamics_factor of 0.05
 _HOME_RAD = 0.01  # how far from its goal a joint may come to rest
 _SILENCE_S = 1.5  # on the way home; franky itself notices after 1.05 s
 _SETTLING_S = 3.0  # for the arm to come to rest, and for the hand to open all the way
@@ -124,6 +125,8 @@ class FrankaArm:
         self._robot: RobotLink | None = None
         self._hand: HandLink | None = None
         self._started: list[Link] = []  # and not ended yet
+        # A thread that is inside of franky when the interpreter ends would abort the process.
+        weakref.finalize(self, _ended, self._started, 1.5)
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -168,8 +171,10 @@ class FrankaArm:
         robot, hand = self._links()
         goal = JointGoal(np.array(joint_positions, np.float64))
         robot.go(goal)
-        if not self._wait(lambda: robot.arrived is goal, is_ended):
+        if not self._wait(lambda: robot.arrived is goal, is_ended, _HOME_S):
             robot.go(None)
+            if not is_ended():
+                raise RobotFaultError(f"the way home took more than {_HOME_S:.0f} s; check what is in the way")
             return
         # The arm comes after what it was told, and the hand takes its own time.
         self._wait(lambda: _off_rad(robot, goal) < _HOME_RAD and not hand.is_busy, is_ended, _SETTLING_S)
@@ -203,20 +208,15 @@ class FrankaArm:
 
     def _let_go(self, timeout_s: float = 4.0) -> bool:
         """End all threads; whether they have. A control box takes one connection at a time."""
-        if self._robot is not None:
-            self._robot = self._hand = None
-        give_up = time.monotonic() + timeout_s
-        for link in self._started:
-            link.end(0.0)
-        self._started = [link for link in self._started if not link.end(max(0.0, give_up - time.monotonic()))]
-        return not self._started
+        self._robot = self._hand = None
+        return _ended(self._started, timeout_s)
 
     def _links(self) -> tuple[RobotLink, HandLink]:
         if self._robot is None or self._hand is None:
             raise RobotUnavailableError(f"there is no connection to the Franka at {self._address}")
         return self._robot, self._hand
 
-    def _wait(self, is_done: Callable[[], bool], is_ended: Callable[[], bool], limit_s: float = math.inf) -> bool:
+    def _wait(self, is_done: Callable[[], bool], is_ended: Callable[[], bool], limit_s: float) -> bool:
         """Whether it was done in time, and before it was ended; raises RobotFaultError on a fault."""
         give_up = time.monotonic() + limit_s
         while not is_done():
@@ -229,6 +229,15 @@ class FrankaArm:
                 raise RobotFaultError("the Franka fell silent on its way home: check its power and its cable")
             time.sleep(0.005)
         return True
+
+
+def _ended(links: list[Link], timeout_s: float) -> bool:
+    """Ask all to end, and drop those that have; whether none is left."""
+    give_up = time.monotonic() + timeout_s
+    for link in links:
+        link.end(0.0)
+    links[:] = [link for link in links if not link.end(max(0.0, give_up - time.monotonic()))]
+    return not links
 
 
 def _off_rad(robot: RobotLink, goal: JointGoal) -> float:

@@ -175,7 +175,7 @@ class RobotLink(Link):
     def _fault_of(self, state: Any) -> str:
         mode, modes = state.robot_mode, self._franky.RobotMode
         if mode == modes.UserStopped:
-            return "the Franka's own stop is pressed: release it, and close its brakes' lock in Desk if it asks"
+            return "the Franka's own stop is pressed: release it, and open the brakes in Desk if they have closed"
         if mode == modes.Guiding:
             return "the Franka is being guided by hand: let go of its buttons"
         errors = str(state.current_errors)  # a list in brackets; as a bool it is always true
