@@ -149,6 +149,7 @@ def test_pressing_on_something_winds_up_no_force(driver: RealArm, arm: IdealArm,
         driver.command(np.array([0, 0, 0, 0, 0, 1], np.float32), -1.0)
     assert arm.followed[0] == pytest.approx(CENTRE + [0.03, 0, 0])
     assert np.linalg.norm(rotations.rotvec_between(arm.followed[1], arm.quaternion)) == pytest.approx(0.3)
+    assert driver.limited["lead"] > 20
 
 
 def test_after_a_hold_it_starts_from_where_the_arm_is(driver: RealArm, arm: IdealArm, time: Time) -> None:

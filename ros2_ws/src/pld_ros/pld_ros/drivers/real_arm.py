@@ -123,7 +123,7 @@ class RealArm:
         return reading
 
     def _told(self, reading: Reading, now: float) -> RobotState:
-        self._told_at = max(self._told_at + self._period_s, now - self._period_s)
+        self._told_at = max(self._told_at + self._period_s, now - self._period_s / 2)  # after a pause, no burst
         self._heard_at = reading.heard_at
         measured_ns = self._time_ns() - (0 if self._fault else round(1e9 * (now - reading.heard_at)))
         self._stamp_ns = max(measured_ns, self._stamp_ns + 1)
@@ -186,11 +186,12 @@ class RealArm:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The target after a command, not too far ahead of the arm."""
         goal = position + self._spec.translation_m * action[:3].astype(np.float64)
-        goal = reading.position + _shorten(goal - reading.position, self._max_lead_m)
+        near = reading.position + _shorten(goal - reading.position, self._max_lead_m)
         turn = rotations.quat_from_rotvec(self._spec.rotation_rad * action[3:6].astype(np.float64))
         ahead = rotations.rotvec_between(rotations.multiply(turn, quaternion), reading.quaternion)
-        lead = rotations.quat_from_rotvec(_shorten(ahead, self._max_lead_rad))
-        return goal, rotations.multiply(lead, reading.quaternion)
+        lead = _shorten(ahead, self._max_lead_rad)
+        self._guard.limited["lead"] += not (np.allclose(near, goal) and np.allclose(lead, ahead))
+        return near, rotations.multiply(rotations.quat_from_rotvec(lead), reading.quaternion)
 
     def _follow(self, action: np.ndarray) -> None:
         assert self._target is not None
