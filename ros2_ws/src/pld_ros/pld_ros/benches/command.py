@@ -24,7 +24,7 @@ ends the simulator. The last line is one JSON object:
   call_ms_*       what a command takes the caller: p50, p99, max
   late_ms_*       how late the ticks began
   track_mm_*      from where the deltas led to where the arm was at that moment
-  final_mm        the same, two seconds after the last delta
+  final_mm        the same, two seconds after the last delta and once the arm is at rest
 Needs the extra of the arm: pip install 'pld[franka]' or 'pld[yam]'."""
 
 

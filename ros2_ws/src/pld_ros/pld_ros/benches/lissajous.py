@@ -17,7 +17,8 @@ SPEED_M_S = 0.1  # at its fastest
 SIZE_M = np.array([0.06, 0.08, 0.04])  # from the middle to the ends
 LAPS = np.array([2.0, 3.0, 4.0])  # per round, of each axis
 MISSED_S = 0.005
-SETTLED_S = 2.0
+SETTLING_S, SETTLED_S, AT_MOST_S = 2.0, 0.5, 30.0
+STILL_M = 2e-5  # in SETTLED_S
 _STATE_S = 0.5
 _PRIORITY = 50
 
@@ -64,7 +65,7 @@ def drive(driver: RobotDriver, seconds: float, progress: Callable[[int], None] =
 
     ticks sent; missed: those that began more than 5 ms after they were due; call_ms: what a command takes the caller;
     late_ms: how late ticks began; track_mm: between where the deltas led and where the arm is at that moment; final_mm:
-    the same, two seconds after the last.
+    the same, two seconds after the last and once it is at rest (a simulator on a busy machine takes longer).
     """
     driver.reset(0)
     rate_hz, scale_m = driver.spec().rate_hz, driver.spec().translation_m
@@ -85,7 +86,7 @@ def drive(driver: RobotDriver, seconds: float, progress: Callable[[int], None] =
             progress(tick + 1)
             if watcher.fault is not None:
                 raise watcher.fault
-        time.sleep(SETTLED_S)
+        settle(watcher)
         final = float(np.linalg.norm(goal - watcher.position))
     return {
         "ticks": len(calls),
@@ -95,6 +96,17 @@ def drive(driver: RobotDriver, seconds: float, progress: Callable[[int], None] =
         **_spread("track_mm", track),
         "final_mm": round(1e3 * final, 3),
     }
+
+
+def settle(watcher: Watcher) -> None:
+    """Wait until the arm is at rest."""
+    time.sleep(SETTLING_S)
+    give_up, before = time.monotonic() + AT_MOST_S, watcher.position
+    while time.monotonic() < give_up:
+        time.sleep(SETTLED_S)
+        moved, before = float(np.linalg.norm(watcher.position - before)), watcher.position
+        if moved < STILL_M:
+            return
 
 
 def _spread(name: str, seconds_or_metres: list[float]) -> dict[str, float]:
