@@ -6,6 +6,7 @@ Only colour is asked for: no other stream then shares the cable, or holds colour
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,12 @@ class _Recording(_Pipeline):
         request.enable_stream(rs.stream.color)
         super().__init__(request, what)
         self._playback = self.device.as_playback()
+
+    def close(self) -> None:
+        super().close()
+        # To free a stopped playback may crash the process (librealsense 2.59, seldom): it stays until that ends.
+        for part in (self._pipeline, getattr(self, "device", None)):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(part))
 
     def grab(self, timeout_s: float) -> Shot | None:
         shot = super().grab(timeout_s)
