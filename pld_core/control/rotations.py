@@ -1,4 +1,7 @@
-"""Rotation vectors [rad] and unit quaternions (w, x, y, z), float64."""
+"""Rotation vectors [rad] and unit quaternions (w, x, y, z), float64.
+
+The simulator has its own, by MuJoCo's compiled functions, which the core does not know; a test holds them equal.
+"""
 
 from __future__ import annotations
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from camera_tools import FPS, HEIGHT, WIDTH
 
 from pld_core.errors import RobotError
 from pld_core.interfaces import CameraDriver
 from pld_core.types import Frame
+from pld_ros.benches.recordings import number_of
+from pld_ros.drivers import make_camera
 
 SLACK_S = 0.25  # a busy machine takes its time to wake a reader
 
@@ -141,3 +145,33 @@ class CameraDriverContract:
         camera.close()
         assert ended.wait(self.patience_s)
         reader.join()
+
+
+class RecordedCameraContract(CameraDriverContract):
+    """Of a camera that a recording stands in for; a fixture ``config`` gives its CameraConfig."""
+
+    size = (HEIGHT, WIDTH)
+    fps = FPS
+    unsettled = 0  # frames after which the stamps are exact
+
+    @pytest.fixture(autouse=True)
+    def _station(self, config):
+        self.config = config
+
+    def make_camera(self) -> CameraDriver:
+        return make_camera(self.config)
+
+    def test_a_recording_begins_again_at_its_end(self, camera):
+        numbers = [number_of(self.frame(camera).image)]
+        while len(numbers) < 200 and numbers[-1] >= numbers[-2:][0]:
+            numbers.append(number_of(self.frame(camera).image))
+        assert numbers[-1] < numbers[-2]
+        assert camera.counts["reopened"] == 0
+
+    def test_stamps_are_as_far_apart_as_the_pictures_were_taken(self, camera):
+        """However late this machine gets to see them."""
+        frames = [self.frame(camera) for _ in range(12 + self.unsettled)][self.unsettled :]
+        for before, after in pairwise(frames):
+            taken = number_of(after.image) - number_of(before.image)
+            if taken > 0:  # not at the recording's end
+                assert (after.stamp_ns - before.stamp_ns) / 1e9 == pytest.approx(taken / FPS, abs=0.005)

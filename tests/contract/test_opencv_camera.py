@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import pairwise
 
 import pytest
 
 pytest.importorskip("cv2", reason="needs the extra 'opencv'")
 
-from camera_driver_contract import CameraDriverContract
+from camera_driver_contract import CameraDriverContract, RecordedCameraContract
 from camera_tools import FPS, HEIGHT, WIDTH, free_port, jpeg_server
 
 from pld_core.errors import RobotUnavailableError
 from pld_core.stations import CameraConfig
-from pld_ros.benches.recordings import number_of, record_video, steady
+from pld_ros.benches.recordings import record_video, steady
 from pld_ros.drivers import make_camera
 
 
@@ -24,35 +23,11 @@ def config(tmp_path_factory) -> CameraConfig:
     return CameraConfig("opencv", recording=str(path), width=WIDTH, height=HEIGHT, fps=FPS)
 
 
-class TestVideoFile(CameraDriverContract):
-    size = (HEIGHT, WIDTH)
-    fps = FPS
-
-    @pytest.fixture(autouse=True)
-    def _station(self, config):
-        self.config = config
-
-    def make_camera(self):
-        return make_camera(self.config)
-
+class TestVideoFile(RecordedCameraContract):
     def test_red_is_red(self, camera):
         image = self.frame(camera).image
         red = (image[..., 0] > 180) & (image[..., 1] < 70) & (image[..., 2] < 70)
         assert abs(red.sum() - (HEIGHT // 4) ** 2) < 150
-
-    def test_a_video_begins_again_at_its_end(self, camera):
-        numbers = [number_of(self.frame(camera).image)]
-        while len(numbers) < 200 and numbers[-1] >= numbers[-2:][0]:
-            numbers.append(number_of(self.frame(camera).image))
-        assert numbers[-1] < numbers[-2]
-        assert camera.counts["reopened"] == 0
-
-    def test_it_plays_at_its_own_speed(self, camera):
-        frames = [self.frame(camera) for _ in range(12)]
-        for before, after in pairwise(frames):
-            taken = number_of(after.image) - number_of(before.image)
-            if taken > 0:
-                assert (after.stamp_ns - before.stamp_ns) / 1e9 == pytest.approx(taken / FPS, abs=0.005)
 
     def test_a_video_as_serial(self):
         camera = make_camera(dataclasses.replace(self.config, serial=self.config.recording, recording=""))

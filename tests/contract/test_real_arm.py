@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from robot_driver_contract import GENTLE, RobotDriverContract
+from sim_driver_tools import HandTime
 
 from pld_core.control import rotations
 from pld_core.errors import RobotError, RobotFaultError
@@ -22,28 +23,12 @@ CENTRE = np.array([0.5, 0.0, 0.25])
 PERIOD_S = 0.05
 
 
-class Time:
-    """Passes when somebody sleeps, or by hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-    def time_ns(self) -> int:
-        return 1_700_000_000_000_000_000 + round(1e9 * self.now)
-
-
 class IdealArm:
     """Is at once where it is told to go, until it falls silent or breaks."""
 
     joint_names = ("shoulder", "elbow")
 
-    def __init__(self, time: Time) -> None:
+    def __init__(self, time: HandTime) -> None:
         self.time = time
         self.position, self.quaternion = CENTRE, rotations.STRAIGHT_DOWN
         self.follows = True
@@ -95,29 +80,29 @@ class IdealArm:
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
+def time() -> HandTime:
+    return HandTime()
 
 
 @pytest.fixture
-def arm(time: Time) -> IdealArm:
+def arm(time: HandTime) -> IdealArm:
     return IdealArm(time)
 
 
 @pytest.fixture
-def driver(time: Time, arm: IdealArm) -> RealArm:
+def driver(time: HandTime, arm: IdealArm) -> RealArm:
     made = made_of(time, arm)
     made.connect()
     return made
 
 
-def made_of(time: Time, arm: IdealArm) -> RealArm:
+def made_of(time: HandTime, arm: IdealArm) -> RealArm:
     return RealArm(STATION, arm, clock=time.clock, sleep=time.sleep, time_ns=time.time_ns)
 
 
 class TestIdealArm(RobotDriverContract):
     def make_driver(self) -> RealArm:
-        time = Time()
+        time = HandTime()
         return made_of(time, IdealArm(time))
 
 
@@ -127,13 +112,13 @@ def state(driver: RealArm) -> RobotState:
     return found
 
 
-def forward(driver: RealArm, time: Time, share: float = 1.0) -> np.ndarray:
+def forward(driver: RealArm, time: HandTime, share: float = 1.0) -> np.ndarray:
     """One command along x, a period after the one before."""
     time.now += PERIOD_S
     return driver.command(np.array([share, 0, 0, 0, 0, 0], np.float32), -1.0)
 
 
-def test_deltas_add_up_to_a_target_of_its_own(driver: RealArm, arm: IdealArm, time: Time) -> None:
+def test_deltas_add_up_to_a_target_of_its_own(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     arm.follows = False  # it lags
     for _ in range(3):
         forward(driver, time, 0.5)
@@ -141,7 +126,7 @@ def test_deltas_add_up_to_a_target_of_its_own(driver: RealArm, arm: IdealArm, ti
     assert state(driver).proprio[7:10] == pytest.approx([0.015, 0, 0])
 
 
-def test_pressing_on_something_winds_up_no_force(driver: RealArm, arm: IdealArm, time: Time) -> None:
+def test_pressing_on_something_winds_up_no_force(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     arm.follows = False
     for _ in range(20):
         forward(driver, time)
@@ -152,7 +137,7 @@ def test_pressing_on_something_winds_up_no_force(driver: RealArm, arm: IdealArm,
     assert driver.limited["lead"] > 20
 
 
-def test_after_a_hold_it_starts_from_where_the_arm_is(driver: RealArm, arm: IdealArm, time: Time) -> None:
+def test_after_a_hold_it_starts_from_where_the_arm_is(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     arm.follows = False
     forward(driver, time)
     driver.hold()
@@ -161,7 +146,7 @@ def test_after_a_hold_it_starts_from_where_the_arm_is(driver: RealArm, arm: Idea
     assert arm.followed[0] == pytest.approx(CENTRE + [0.005, 0, 0])
 
 
-def test_the_box_ends_the_way(driver: RealArm, arm: IdealArm, time: Time) -> None:
+def test_the_box_ends_the_way(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     for _ in range(40):
         forward(driver, time)
     assert STATION.workspace_m is not None
@@ -170,7 +155,7 @@ def test_the_box_ends_the_way(driver: RealArm, arm: IdealArm, time: Time) -> Non
     assert not forward(driver, time)[:6].any()
 
 
-def test_commands_that_come_too_fast_are_shortened(driver: RealArm, arm: IdealArm, time: Time) -> None:
+def test_commands_that_come_too_fast_are_shortened(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     for _ in range(20):  # at four times the rate
         time.now += PERIOD_S / 4
         driver.command(np.array([1, 0, 0, 0, 0, 0], np.float32), -1.0)
@@ -178,21 +163,21 @@ def test_commands_that_come_too_fast_are_shortened(driver: RealArm, arm: IdealAr
     assert driver.limited["rate"] == 18
 
 
-def test_joints_near_their_end_shorten_the_way(driver: RealArm, arm: IdealArm, time: Time) -> None:
+def test_joints_near_their_end_shorten_the_way(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     arm.share = 0.25
     assert forward(driver, time) == pytest.approx([0.25, 0, 0, 0, 0, 0, -1])
     assert driver.limited["joints"] == 1
     assert arm.position == pytest.approx(CENTRE + [0.0025, 0, 0])
 
 
-def test_the_gripper_is_told_when_that_changes_something(driver: RealArm, arm: IdealArm, time: Time) -> None:
+def test_the_gripper_is_told_when_that_changes_something(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     for gripper in (0.5, 1.0, -0.1, -1.0, 0.2):
         time.now += PERIOD_S
         driver.command(GENTLE, gripper)
     assert [call for call in arm.calls if call in ("open", "close")] == ["open", "close", "open"]
 
 
-def test_silence_is_a_fault_within_its_time(driver: RealArm, arm: IdealArm, time: Time) -> None:
+def test_silence_is_a_fault_within_its_time(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     driver.reset(0)
     forward(driver, time)
     arm.silent_since = time.now
@@ -206,7 +191,7 @@ def test_silence_is_a_fault_within_its_time(driver: RealArm, arm: IdealArm, time
         driver.reset(1)
 
 
-def test_a_command_finds_the_silence_itself(driver: RealArm, arm: IdealArm, time: Time) -> None:
+def test_a_command_finds_the_silence_itself(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     forward(driver, time)
     arm.silent_since = time.now
     forward(driver, time)
@@ -216,7 +201,7 @@ def test_a_command_finds_the_silence_itself(driver: RealArm, arm: IdealArm, time
 
 
 @pytest.mark.parametrize("fault", ["reported", "broken"])
-def test_a_fault_holds_until_recovered(driver: RealArm, arm: IdealArm, time: Time, fault: str) -> None:
+def test_a_fault_holds_until_recovered(driver: RealArm, arm: IdealArm, time: HandTime, fault: str) -> None:
     driver.reset(0)
     state(driver)
     setattr(arm, fault, "motor 3 is hot")
@@ -239,7 +224,7 @@ def test_an_arm_that_does_not_come_back_stays_in_its_fault(driver: RealArm, arm:
     assert state(driver).mode == "fault"
 
 
-def test_a_stop_ends_a_reset(driver: RealArm, arm: IdealArm, time: Time) -> None:
+def test_a_stop_ends_a_reset(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     arm.on_way_home = lambda: driver.stop()
     with pytest.raises(RobotError, match="ended by a hold or an emergency stop"):
         driver.reset(0)
@@ -266,7 +251,7 @@ def test_nothing_else_is_commanded_on_the_way_home(driver: RealArm, arm: IdealAr
     assert refused == ["moving"]
 
 
-def test_an_arm_that_is_gone_is_halted_in_vain_and_closed(driver: RealArm, arm: IdealArm, time: Time) -> None:
+def test_an_arm_that_is_gone_is_halted_in_vain_and_closed(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     forward(driver, time)
     arm.broken = "unplugged"
     driver.hold()

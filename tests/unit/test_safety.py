@@ -14,6 +14,7 @@ from pld_core.control import SafetyLimits, rotations
 from pld_core.errors import ConfigError
 from pld_core.stations import load_robot
 from pld_core.types import ActionSpec
+from pld_sim.tabletop import rotations as simulated
 
 SPEC = ActionSpec()
 BOX = np.array([[0.30, -0.25, 0.0], [0.70, 0.25, 0.50]])
@@ -107,15 +108,27 @@ def test_it_slides_along_a_face():
     assert not LIMITS.apply(-np.eye(7, dtype=np.float32)[1], position).any()
 
 
-@given(
-    hnp.arrays(np.float64, 3, elements=st.floats(-1.8, 1.8)), hnp.arrays(np.float64, 3, elements=st.floats(-1.8, 1.8))
-)
+rotvecs = hnp.arrays(np.float64, 3, elements=st.floats(-1.8, 1.8))
+
+
+@given(rotvecs, rotvecs)
 def test_rotation_vectors_go_there_and_back(first, second):
     one, other = rotations.quat_from_rotvec(first), rotations.quat_from_rotvec(second)
     turn = rotations.rotvec_between(one, other)
     assert np.linalg.norm(turn) <= np.pi + 1e-9
     again = rotations.multiply(rotations.quat_from_rotvec(turn), other)
     assert min(np.abs(again - one).max(), np.abs(again + one).max()) < 1e-9
+
+
+@given(rotvecs, rotvecs)
+def test_rotations_are_those_of_the_simulator(first, second):
+    pairs = [(rotations.quat_from_rotvec(turn), simulated.quat_from_rotvec(turn)) for turn in (first, second)]
+    for ours, theirs in pairs:
+        assert ours == pytest.approx(theirs, abs=1e-12)
+    (one, _), (other, _) = pairs
+    assert rotations.multiply(one, other) == pytest.approx(simulated.multiply(one, other), abs=1e-12)
+    if np.linalg.norm(rotations.rotvec_between(one, other)) < 3.1:  # at pi, either sense of turning is right
+        assert rotations.rotvec_between(one, other) == pytest.approx(simulated.rotvec_between(one, other), abs=1e-9)
 
 
 @pytest.mark.parametrize(("rotvec", "tilt"), [((0.3, 0, 0), 0.3), ((0, -0.2, 0), 0.2), ((0, 0, 3.0), 0.0)])

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import mujoco
 import numpy as np
@@ -270,6 +270,6 @@ def _margins(model: Model, tool_length_m: float, margin_rad: float, max_step_rad
 
 def _check(station: RobotConfig, **choices: tuple[str, object]) -> None:
     for key, (given, literal) in choices.items():
-        valid = getattr(literal, "__args__")  # noqa: B009
+        valid = get_args(literal)
         if given not in valid:
             raise ConfigError(f"{key} of robot {station.name} must be one of {', '.join(valid)}, got {given!r}.")

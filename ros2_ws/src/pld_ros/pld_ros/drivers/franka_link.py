@@ -117,4 +117,4 @@ class Link:
         raise NotImplementedError
 
     def _leave(self, device: Any) -> None:
-        pass
+        raise NotImplementedError
