@@ -37,6 +37,7 @@ class IdealArm:
         self.share = 1.0
         self.calls: list[str] = []
         self.on_way_home: Callable[[], None] = lambda: None
+        self.comes_back: Callable[[], None] = lambda: None  # or goes, in its own time
 
     def _do(self, call: str) -> None:
         self.calls.append(call)
@@ -45,6 +46,7 @@ class IdealArm:
 
     def connect(self) -> None:
         self._do("connect")
+        self.comes_back()
 
     def read(self) -> Reading:
         if self.broken:
@@ -69,14 +71,17 @@ class IdealArm:
 
     def recover(self) -> None:
         self._do("recover")
+        self.comes_back()
         self.reported = ""
 
     def go_home(self, joint_positions: np.ndarray, is_ended: Callable[[], bool]) -> None:
         self._do(f"home {joint_positions.tolist()}")
+        self.is_ended = is_ended
         self.on_way_home()
 
     def close(self) -> None:
         self.calls.append("disconnect")
+        self.comes_back()
 
 
 @pytest.fixture

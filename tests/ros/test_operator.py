@@ -20,6 +20,7 @@ SUCCESS, FAILURE = Label.Request.SUCCESS, Label.Request.FAILURE
 @pytest.fixture
 def make_graph(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Graph]]:
     monkeypatch.setattr(operator_module, "ANSWER_S", 0.5)
+    monkeypatch.setattr(operator_module, "RELEASE_S", 0.7)
     made: list[Graph] = []
 
     def make(serving: tuple[str, ...] = ALL, frozen: tuple[str, ...] = ()) -> Graph:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,18 @@ import pytest
 import rclpy
 from pld_msgs.msg import DeltaCommand, OperatorState
 from pld_msgs.srv import EStop, Reset
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 
 from pld_core.errors import RobotError
 from pld_core.stations import load_robot
 from pld_core.types import RobotState
+from pld_ros import topics
 from pld_ros.convert import time_msg
 from pld_ros.nodes import robot as robot_module
 from pld_ros.nodes.robot import RESET_AGE_S, WATCHDOG_PERIODS, RobotNode
 
-PERIOD_S = 0.05
+PERIOD_S, PATIENCE_S = 0.05, 30.0
 
 
 class Arm:
@@ -31,6 +34,7 @@ class Arm:
         self.calls: list[str] = []
         self.limits = self.busy = self.is_broken = False
         self.limited: Counter[str] = Counter()
+        self.comes_back: Callable[[], object] = lambda: None  # in its own time
 
     def spec(self) -> Any:
         return load_robot("fr3_sim").action_spec
@@ -58,9 +62,10 @@ class Arm:
         self.calls.append("stop")
 
     def recover(self) -> None:
+        self.calls.append("recover")
+        self.comes_back()
         if self.is_broken:
             raise RobotError("motor 3 is hot")
-        self.calls.append("recover")
 
     def close(self) -> None:
         self.calls.append("close")
@@ -118,6 +123,23 @@ def give(node: RobotNode, sequence: int, action: Any = 0.1, age_ns: int = 0) -> 
     message.header.stamp = time_msg(time.time_ns() - age_ns)
     node._command(message)
     return node.rates.total("commands") > before
+
+
+def estop(node: RobotNode, stop: bool) -> EStop.Response:
+    """By way of the service's callback."""
+    return awaited(node._estop(EStop.Request(stop=stop), EStop.Response()))
+
+
+def awaited(answer: Coroutine[Any, Any, EStop.Response]) -> EStop.Response:
+    """What it comes to, without an executor."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            answer.send(None)
+        except StopIteration as over:
+            return over.value
+        time.sleep(0.001)
+    raise AssertionError("no answer")
 
 
 def test_an_arm_that_limited_its_command_is_watched_like_any_other(node: RobotNode, arm: Arm, clock: Clock) -> None:
@@ -227,13 +249,13 @@ def test_a_command_that_was_decided_on_old_news_is_refused(node: RobotNode, arm:
 
 
 def test_an_arm_that_does_not_recover_stays_stopped(node: RobotNode, arm: Arm) -> None:
-    node._estop(EStop.Request(stop=True), EStop.Response())
+    estop(node, True)
     arm.is_broken = True
-    answer = node._estop(EStop.Request(stop=False), EStop.Response())
+    answer = estop(node, False)
     assert (answer.ok, answer.message) == (False, "it stays stopped: motor 3 is hot")
     assert not give(node, 1)
     arm.is_broken = False
-    assert node._estop(EStop.Request(stop=False), EStop.Response()).ok
+    assert estop(node, False).ok
     assert give(node, 2)
 
 
@@ -247,9 +269,76 @@ def test_a_stop_is_obeyed_at_once_and_ends_by_its_service_alone(node: RobotNode,
     answer = node._reset(Reset.Request(seed=1), Reset.Response())
     assert not answer.ok
     assert "emergency stop" in answer.message
-    node._estop(EStop.Request(stop=False), EStop.Response())
+    assert estop(node, False).ok
     assert arm.calls[-1] == "recover"
     assert give(node, 4)
+
+
+class Slow:
+    """An arm's recovery that lasts until it is told to end."""
+
+    def __init__(self, arm: Arm) -> None:
+        self.begun, self.over = threading.Event(), threading.Event()
+        arm.comes_back = self._wait
+
+    def _wait(self) -> None:
+        self.begun.set()
+        assert self.over.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("by", ["service", "topic"])
+def test_a_press_gets_through_while_the_arm_comes_back(node: RobotNode, arm: Arm, by: str) -> None:
+    estop(node, True)
+    slow = Slow(arm)
+    release = node._estop(EStop.Request(stop=False), EStop.Response())
+    release.send(None)
+    assert slow.begun.wait(PATIENCE_S)
+    node._watch()  # nor is it held up
+    assert not give(node, 1)
+    assert estop(node, False).message == "it stays stopped: it is being released already"
+    arm.calls.clear()
+    if by == "service":
+        assert estop(node, True).ok
+    else:
+        node._operator(OperatorState(estopped=True))
+    assert arm.calls == ["stop"]
+    slow.over.set()
+    answer = awaited(release)
+    assert (answer.ok, answer.message) == (False, "it stays stopped: it was pressed again")
+    assert arm.calls[-1] == "stop", "the recovery may have undone it"
+    assert not give(node, 2)
+    assert estop(node, False).ok
+    assert give(node, 3)
+
+
+def test_a_release_holds_up_no_other_callback(node: RobotNode, arm: Arm) -> None:
+    """Over the node's real services."""
+    estop(node, True)
+    slow, asker, executor = Slow(arm), Node("asker"), SingleThreadedExecutor()
+    executor.add_node(node)
+    executor.add_node(asker)
+    client = asker.create_client(EStop, f"/{node.resolve_service_name(topics.ROBOT_ESTOP).lstrip('/')}")
+    try:
+        spin_until(executor, client.service_is_ready)
+        release = client.call_async(EStop.Request(stop=False))
+        spin_until(executor, slow.begun.is_set)
+        press = client.call_async(EStop.Request(stop=True))
+        spin_until(executor, press.done)
+        assert press.result().ok
+        assert not release.done()
+        slow.over.set()
+        spin_until(executor, release.done)
+        assert not release.result().ok
+    finally:
+        executor.shutdown()
+        asker.destroy_node()
+
+
+def spin_until(executor: SingleThreadedExecutor, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        executor.spin_once(timeout_sec=0.1)
+        assert time.monotonic() < deadline
 
 
 def test_a_pause_carries_out_what_was_under_way_and_no_more(node: RobotNode, arm: Arm, clock: Clock) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from pld_core.errors import PLDError, RobotError, RobotUnavailableError
 from pld_core.stations import CameraConfig
 from pld_core.types import Frame
+from pld_ros.drivers.stamps import stamp_of
 
 GRAB_S = 0.1  # the thread looks up at least so often, if the vendor's library lets it
 QUIET_PERIODS = 3  # without a picture, and the camera counts as silent ...
@@ -170,13 +171,8 @@ class _Session:
             raise RobotError(f"The camera's driver failed ({self._crash!r}). Open it again.") from self._crash
 
     def _stamp_ns(self, taken_s: float) -> int:
-        """ROS system time. Ages come from the monotonic clock: a clock that is set makes no frame old or new."""
-        now_ns = time.time_ns()
-        stamp_ns = now_ns - max(0, round((time.monotonic() - taken_s) * 1e9))
-        if stamp_ns <= self._last_stamp_ns <= now_ns:  # an estimate that got better; a later one was set back
-            stamp_ns = self._last_stamp_ns + 1
-        self._last_stamp_ns = stamp_ns
-        return stamp_ns
+        self._last_stamp_ns = stamp_of(time.monotonic() - taken_s, time.time_ns(), self._last_stamp_ns)
+        return self._last_stamp_ns
 
     # -- the thread's side -----------------------------------------------------------------------
 

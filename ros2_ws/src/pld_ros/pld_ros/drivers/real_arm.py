@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -17,6 +17,8 @@ from pld_core.types import ActionSpec, RobotMode, RobotState
 from pld_ros.drivers.arm import Arm, Reading
 from pld_ros.drivers.commands import checked_action, checked_seed
 from pld_ros.drivers.guard import Guard
+from pld_ros.drivers.stamps import stamp_of
+from pld_ros.drivers.target import Pose, moved, proprio_of
 
 FINGERS = "fingers"
 
@@ -31,6 +33,10 @@ class RealArm:
 
     A state older than ``max_state_age_ms`` is a fault, as is what the arm itself reports: the arm is told to halt,
     commands are refused, and states say why until ``recover``.
+
+    While ``connect``, ``recover`` or ``close`` waits for the arm, which takes it seconds, nobody waits with it: states
+    repeat the last measurement and the fault, commands and a second ``connect`` or ``recover`` are refused, and after
+    a ``stop`` the arm is stopped when it is back. Only ``close`` waits for what was begun before.
 
     clock: monotonic seconds; sleep: seconds; time_ns: ROS system time. Tests inject theirs.
     """
@@ -51,12 +57,16 @@ class RealArm:
         self._station, self._arm, self._spec = station, arm, station.action_spec
         self._guard = Guard(limits_of(station))
         self._period_s, self._max_age_s = 1.0 / state_rate_hz, max_state_age_ms / 1e3
-        self._max_lead_m, self._max_lead_rad = max_lead_m, max_lead_rad
+        self._max_lead = max_lead_m, max_lead_rad
         self._clock, self._sleep, self._time_ns = clock, sleep, time_ns
-        self._lock = threading.RLock()  # guards all below, and every call of the arm but go_home
+        # Guards all below, and every call of the arm but go_home and those that ``_unlocked`` makes.
+        self._lock = threading.Condition(threading.Lock())
         self._connected = self._stopped = self._homing = False
+        self._busy = ""  # with what the arm is, while nobody else may call it
         self._fault = ""
-        self._resets = 0
+        self._resets = self._stops = self._stamp_ns = 0
+        self._reading: Reading | None = None
+        self._aborted = threading.Event()  # the newest reset
         self._forget()
 
     def spec(self) -> ActionSpec:
@@ -70,18 +80,35 @@ class RealArm:
 
     def connect(self) -> None:
         with self._lock:
+            self._refuse_busy()
             if self._connected:
                 return
-            self._arm.connect()
-            self._connected, self._fault = True, ""
+            with self._unlocked("being connected"):
+                self._arm.connect()
+            self._connected, self._fault, self._reading = True, "", None
             self._forget()
 
     def close(self) -> None:
         with self._lock:
+            while self._busy:
+                self._lock.wait()
             if self._connected:
                 self._rest()
-                self._arm.close()
-            self._connected = False
+                self._connected = False
+                with self._unlocked("being disconnected"):
+                    self._arm.close()
+
+    @contextlib.contextmanager
+    def _unlocked(self, busy: str) -> Iterator[None]:
+        """Let the lock go while the arm blocks; nothing else calls the arm meanwhile."""
+        self._busy = busy
+        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.acquire()
+            self._busy = ""
+            self._lock.notify_all()
 
     # -- states ----------------------------------------------------------------------------------
 
@@ -94,8 +121,8 @@ class RealArm:
                 now = self._clock()
                 due = self._told_at + self._period_s
                 if now >= due:
-                    reading = self._observed()
-                    if self._fault or reading.heard_at > self._heard_at:
+                    reading = self._reading if self._busy else self._observed()
+                    if reading is not None and (self._fault or reading.heard_at > self._heard_at):
                         return self._told(reading, now)
                     due = now + self._period_s / 4
             if now >= give_up:
@@ -125,11 +152,11 @@ class RealArm:
     def _told(self, reading: Reading, now: float) -> RobotState:
         self._told_at = max(self._told_at + self._period_s, now - self._period_s / 2)  # after a pause, no burst
         self._heard_at = reading.heard_at
-        measured_ns = self._time_ns() - (0 if self._fault else round(1e9 * (now - reading.heard_at)))
-        self._stamp_ns = max(measured_ns, self._stamp_ns + 1)
+        age_s = 0.0 if self._fault else now - reading.heard_at
+        self._stamp_ns = stamp_of(age_s, self._time_ns(), self._stamp_ns)
         return RobotState(
             stamp_ns=self._stamp_ns,
-            proprio=self._proprio(reading),
+            proprio=proprio_of(reading, self._target),
             joint_positions=np.append(reading.joint_positions, reading.gripper_width_m),
             joint_names=(*self._arm.joint_names, FINGERS),
             position=reading.position.copy(),
@@ -139,19 +166,6 @@ class RealArm:
             fault=self._fault,
             resets=self._resets,
         )
-
-    def _proprio(self, reading: Reading) -> np.ndarray:
-        """float32 [13]: tool pose (rotation vector from straight down), opening, lead of the target over the tool."""
-        position, quaternion = self._target or (reading.position, reading.quaternion)
-        return np.concatenate(
-            [
-                reading.position,
-                rotations.rotvec_between(reading.quaternion, rotations.STRAIGHT_DOWN),
-                [reading.gripper_width_m],
-                position - reading.position,
-                rotations.rotvec_between(quaternion, reading.quaternion),
-            ]
-        ).astype(np.float32)
 
     def _mode(self, now: float) -> RobotMode:
         if self._fault:
@@ -176,22 +190,11 @@ class RealArm:
             action = self._guard.admit(
                 wanted, position, rotvec, now, partial(self._arm.reachable, reading.joint_positions)
             )
-            self._target = self._moved(action, position, quaternion, reading)
+            self._target, shortened = moved(self._spec, action, (position, quaternion), reading, *self._max_lead)
+            self._guard.limited["lead"] += shortened
             self._follow(action)
             self._moved_at = now
             return action
-
-    def _moved(
-        self, action: np.ndarray, position: np.ndarray, quaternion: np.ndarray, reading: Reading
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The target after a command, not too far ahead of the arm."""
-        goal = position + self._spec.translation_m * action[:3].astype(np.float64)
-        near = reading.position + _shorten(goal - reading.position, self._max_lead_m)
-        turn = rotations.quat_from_rotvec(self._spec.rotation_rad * action[3:6].astype(np.float64))
-        ahead = rotations.rotvec_between(rotations.multiply(turn, quaternion), reading.quaternion)
-        lead = _shorten(ahead, self._max_lead_rad)
-        self._guard.limited["lead"] += not (np.allclose(near, goal) and np.allclose(lead, ahead))
-        return near, rotations.multiply(rotations.quat_from_rotvec(lead), reading.quaternion)
 
     def _follow(self, action: np.ndarray) -> None:
         assert self._target is not None
@@ -207,21 +210,26 @@ class RealArm:
 
     def hold(self) -> None:
         with self._lock:
-            self._aborted = True  # of a reset that runs
+            self._aborted.set()
             self._rest()
 
     def stop(self) -> None:
         with self._lock:
-            self._stopped = self._aborted = True
+            self._stopped = True
+            self._stops += 1
+            self._aborted.set()
             self._rest()
 
     def recover(self) -> None:
         """Raises RobotError, and stays in its fault, where the arm does not come back."""
         with self._lock:
+            self._refuse_busy()
+            before = self._stops
             if self._fault and self._connected:
-                self._arm.recover()
+                with self._unlocked("being recovered"):
+                    self._arm.recover()
                 self._forget()
-            self._stopped, self._fault = False, ""
+            self._stopped, self._fault = self._stops > before, ""
 
     def reset(self, seed: int) -> None:
         """Open the gripper and go to the station's ``home_joints_rad``; the seed names the scene for people only."""
@@ -230,19 +238,21 @@ class RealArm:
             self._require_readiness()
             self._observed()
             self._refuse_fault()
-            self._homing, self._aborted, self._target = True, False, None
+            self._homing, self._aborted, self._target = True, threading.Event(), None
+            aborted = self._aborted  # a recovery or another reset must not revive this one
             self._arm.grip(True)
             self._opened = True
         try:
-            self._arm.go_home(np.array(self._station.home_joints_rad), lambda: self._aborted)
+            self._arm.go_home(np.array(self._station.home_joints_rad), aborted.is_set)
         except RobotError as error:
             with self._lock:
-                self._fail(str(error))
+                if not aborted.is_set():
+                    self._fail(str(error))
             raise
         finally:
             self._homing = False
         with self._lock:
-            if self._aborted:
+            if aborted.is_set():
                 raise RobotError("The reset was ended by a hold or an emergency stop; the arm rests where it was.")
             self._resets += 1
 
@@ -251,30 +261,32 @@ class RealArm:
     def _rest(self) -> None:
         """Never fails: who holds or stops an arm that does not answer has done what could be done."""
         moves, self._target, self._moved_at = self._target is not None or self._homing, None, float("-inf")
-        if moves and self._connected:
+        if moves and self._connected and not self._busy:
             with contextlib.suppress(RobotError):
                 self._arm.halt()
 
     def _fail(self, reason: str) -> None:
         if not self._fault:
             self._fault = reason
-            self._aborted = True
+            self._aborted.set()
             self._rest()
 
     def _forget(self) -> None:
-        self._target: tuple[np.ndarray, np.ndarray] | None = None  # where the commands have led
-        self._reading: Reading | None = None
+        self._target: Pose | None = None  # where the commands have led
         self._opened: bool | None = None  # as the gripper was last told
         self._moved_at = self._told_at = self._heard_at = float("-inf")
-        self._stamp_ns = 0
-        self._aborted = False
 
     def _require_connection(self) -> None:
         if not self._connected:
             raise RobotError(f"The arm of {self._station.name} is not connected; call connect() first.")
 
+    def _refuse_busy(self) -> None:
+        if self._busy:
+            raise RobotError(f"The arm of {self._station.name} is {self._busy}; wait until that is over.")
+
     def _require_readiness(self) -> None:
         self._require_connection()
+        self._refuse_busy()
         if self._stopped:
             raise RobotError("The arm is stopped (emergency stop): nothing was sent. Call recover() when it is safe.")
         if self._homing:
@@ -284,8 +296,3 @@ class RealArm:
     def _refuse_fault(self) -> None:
         if self._fault:
             raise RobotFaultError(f"Nothing was sent: {self._fault}. Call recover() when it is safe.")
-
-
-def _shorten(vector: np.ndarray, limit: float) -> np.ndarray:
-    length = float(np.linalg.norm(vector))
-    return vector if length <= limit else vector * (limit / length)

@@ -30,6 +30,7 @@ POLL_PERIOD_S = 0.02  # how often the front end is asked
 REOPEN_PERIOD_S = 2.0  # how often a front end that is not there is looked for
 LISTEN_S = 0.3  # to the arm, before this node speaks of itself
 ANSWER_S = 2.0  # how long another node may take for its answer
+RELEASE_S = 4.0  # the same of an arm that comes back from a fault; should it take longer, it is released once more
 REPEAT_S = 0.5  # a verdict is said again after this; a stop or a release never is: a newer wish may have come between
 VERDICTS = {Label.Request.SUCCESS: "success", Label.Request.FAILURE: "failure", Label.Request.VOID: "void"}
 
@@ -144,7 +145,7 @@ class OperatorNode(PldNode):
             message = f"Episode {self.episode.episode_id} is running; give its verdict first."
             return Reset.Response(ok=False, message=message)
         try:
-            response = await self._ask(self._robot_reset, request)
+            response = await ask(self, self._group, self._robot_reset, request, ANSWER_S)
         except NoAnswerError as error:
             return Reset.Response(ok=False, message=f"No reset: {error}.")
         message = f"Reset {response.reset} has begun." if response.ok else f"No reset: {response.message}."
@@ -197,7 +198,7 @@ class OperatorNode(PldNode):
 
     async def _release(self) -> Answer:
         self.releasing = True  # or the repeated state would stop the arm again in between
-        done, message = await self._send(self._robot_estop, EStop.Request(stop=False))
+        done, message = await self._send(self._robot_estop, EStop.Request(stop=False), answer_s=RELEASE_S)
         if not self.releasing:
             return False, "Pressed again; the arm stays stopped."
         self.releasing = False
@@ -205,15 +206,14 @@ class OperatorNode(PldNode):
         self._publish_state()
         return done, "Released." if done else f"Still stopped: {message}."
 
-    async def _send(self, client: Client, request: Any, repeat_s: float = float("inf")) -> Answer:
+    async def _send(
+        self, client: Client, request: Any, repeat_s: float = float("inf"), answer_s: float | None = None
+    ) -> Answer:
         try:
-            response = await self._ask(client, request, repeat_s)
+            response = await ask(self, self._group, client, request, answer_s or ANSWER_S, repeat_s)
         except NoAnswerError as error:
             return False, str(error)
         return response.ok, response.message
-
-    async def _ask(self, client: Client, request: Any, repeat_s: float = float("inf")) -> Any:
-        return await ask(self, self._group, client, request, ANSWER_S, repeat_s)
 
     # -- state out -------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from geometry_msgs.msg import PoseStamped
 from pld_msgs.msg import DeltaCommand, OperatorState, SimulatorState
 from pld_msgs.msg import RobotState as RobotStateMsg
 from pld_msgs.srv import EStop, Reset
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import JointState
 
@@ -24,6 +25,7 @@ from pld_ros.convert import floats, nanoseconds, time_msg
 from pld_ros.drivers import make_driver
 from pld_ros.managed import ManagedNode
 from pld_ros.node import RHYTHM_PRIORITY, run_node
+from pld_ros.operating.asking import elsewhere
 
 STATE_TIMEOUT_S = 0.2  # without a state for so long the arm counts as gone
 ACTION_SLACK = 1e-5  # between what was commanded and what the driver says that it sent
@@ -44,7 +46,7 @@ class RobotNode(ManagedNode):
         self._lock = threading.Lock()
         self._sequence = -1
         self._commanded_at: int | None = None  # monotonic nanoseconds; None: nothing is moving
-        self._stopped = self._connected = False
+        self._stopped = self._releasing = self._connected = False
         self._paused_at: int | None = None  # monotonic nanoseconds; None: not paused
         self._resets = 0  # finished, as the last state says
         self._reset_asked, self._reset_number = (0, 0), -1  # of the last one that was begun: when asked, and its seed
@@ -54,7 +56,8 @@ class RobotNode(ManagedNode):
         self.create_subscription(DeltaCommand, topics.ROBOT_COMMAND, self._command, topics.command(deadline))
         self.create_subscription(OperatorState, topics.OPERATOR_STATE, self._operator, topics.LATCHED)
         self.create_service(Reset, topics.ROBOT_RESET, self._reset)
-        self.create_service(EStop, topics.ROBOT_ESTOP, self._estop)
+        answer: Any = self._estop  # a coroutine: rclpy takes one, and its types do not say so
+        self.create_service(EStop, topics.ROBOT_ESTOP, answer, callback_group=ReentrantCallbackGroup())
 
     def _make_publishers(self) -> None:
         self._states = self.create_publisher(RobotStateMsg, topics.ROBOT_STATE, topics.STATE)
@@ -183,7 +186,7 @@ class RobotNode(ManagedNode):
 
     def _operator(self, message: OperatorState) -> None:
         if message.estopped:  # a release takes the service: silence or an old message must never release
-            self._set_stopped(True)
+            self._stop()
         with self._lock:
             if not message.paused:
                 self._paused_at = None
@@ -192,25 +195,42 @@ class RobotNode(ManagedNode):
                 if self._is_resetting():
                     self._driver.hold()
 
-    def _estop(self, request: EStop.Request, response: EStop.Response) -> EStop.Response:
-        try:
-            self._set_stopped(request.stop)
-            response.ok, response.message = True, "stopped" if request.stop else "released"
-        except RobotError as error:  # only a release can fail
-            response.message = f"it stays stopped: {error}"
+    async def _estop(self, request: EStop.Request, response: EStop.Response) -> EStop.Response:
+        if request.stop:
+            self._stop()
+            response.ok, response.message = True, "stopped"
+            return response
+        reason = await elsewhere(self, self._release)  # a press must get through meanwhile
+        response.ok, response.message = not reason, f"it stays stopped: {reason}" if reason else "released"
         return response
 
-    def _set_stopped(self, stop: bool) -> None:
+    def _stop(self) -> None:
         with self._lock:
-            if stop == self._stopped:
+            if self._stopped and not self._releasing:
                 return
-            self._commanded_at = None
-            if stop:
-                self._driver.stop()
-            else:
-                self._driver.recover()
-            self._stopped = stop
-        self.get_logger().warning("emergency stop" if stop else "emergency stop released")
+            self._commanded_at, self._stopped, self._releasing = None, True, False
+            self._driver.stop()
+        self.get_logger().warning("emergency stop")
+
+    def _release(self) -> str:
+        """Why the arm stays stopped; empty if it is free. A real arm may take seconds to come back."""
+        with self._lock:
+            if not self._stopped or self._releasing:
+                return "it is being released already" if self._releasing else ""
+            self._releasing = True
+        reason = ""
+        try:
+            self._driver.recover()
+        except RobotError as error:
+            reason = str(error)
+        with self._lock:
+            if not self._releasing:
+                self._driver.stop()  # it may have come before the recovery, which has then undone it
+                return reason or "it was pressed again"
+            self._releasing, self._stopped = False, bool(reason)
+        if not reason:
+            self.get_logger().warning("emergency stop released")
+        return reason
 
     # -- reset -----------------------------------------------------------------------------------
 

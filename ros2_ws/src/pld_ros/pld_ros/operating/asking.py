@@ -1,8 +1,10 @@
-"""Calling another node's service from a callback, without holding up the executor."""
+"""Calling another node's service, or what blocks, from a callback without holding up the executor."""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
@@ -60,3 +62,18 @@ async def ask(
     if answer is None:
         raise NoAnswerError(f"the {server} node did not answer within {deadline_s:g} s ({client.srv_name})")
     return answer.result()
+
+
+async def elsewhere(node: Node, call: Callable[[], Any]) -> Any:
+    """What a call gives that blocks, made on a thread of its own; raises what it raises. For coroutine callbacks."""
+    finished: Future[Any] = Future(executor=node.executor)
+
+    def run() -> None:
+        try:
+            finished.set_result(call())
+        except Exception as error:
+            finished.set_exception(error)
+
+    finished.add_done_callback(lambda _: None)  # wakes the executor
+    threading.Thread(target=run, name=f"{node.get_name()} elsewhere", daemon=True).start()
+    return await finished
