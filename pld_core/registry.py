@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from pld_core.errors import ConfigError, UnknownNameError
 
-Kind = Literal["tasks", "robots", "drivers", "policies", "rewards", "adapters", "runners", "cameras", "commands"]
+Kind = Literal[
+    "tasks", "robots", "drivers", "policies", "rewards", "adapters", "runners", "cameras", "commands", "scenes"
+]
 
 _SINGULAR = {
     "tasks": "task",
@@ -28,6 +30,7 @@ _SINGULAR = {
     "adapters": "adapter",
     "runners": "runner",
     "cameras": "camera driver",
+    "scenes": "scene",
     "commands": "command of another package",
 }
 _EXTRAS = {

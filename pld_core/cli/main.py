@@ -28,6 +28,7 @@ VERBS: Mapping[str, str] = {
     "replay": "recorded episodes in the simulated twin, before another policy, or as replay buffer",
     "bench": "measure speed on this machine; the last line is JSON",
     "bench-arm": "an arm's driver against its simulator: tracking, lateness, missed ticks",
+    "rehearse": "one episode of a task through all nodes and the real driver, against the arm's simulator",
     "doctor": "check this machine and say what to fix",
 }
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-from PIL import Image
-
 from pld_core.types import Frame
+from pld_ros.benches import jpeg_stream
 from pld_ros.benches.recordings import moving_picture
 from pld_ros.drivers.camera_stream import StreamingCamera
 
@@ -81,46 +77,25 @@ class JpegServer:
 
 @contextmanager
 def jpeg_server() -> Iterator[JpegServer]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *given: object) -> None: ...
+    def pictures(name: str) -> Iterator[bytes]:
+        number = 0
+        while camera.mode != "gone":
+            yield b"" if camera.mode == "silent" else _jpeg(number, camera.mode)
+            number += camera.mode != "silent"
+            time.sleep(1 / FPS)
 
-        def do_GET(self) -> None:
-            if camera.mode == "gone":
-                return self.send_error(503)
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
-            self.end_headers()
-            number = 0
-            try:
-                while camera.mode != "gone":
-                    if camera.mode != "silent":
-                        self.wfile.write(_part(number, camera.mode))
-                        number += 1
-                    time.sleep(1 / FPS)
-            except OSError:  # the driver has closed it
-                pass
-            return None
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    camera = JpegServer(f"http://127.0.0.1:{server.server_port}/camera.mjpg")
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield camera
-    finally:
-        camera.mode = "gone"
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with jpeg_stream.jpeg_server(pictures) as url:
+        camera = JpegServer(f"{url}/camera.mjpg")
+        try:
+            yield camera
+        finally:
+            camera.mode = "gone"
 
 
-def _part(number: int, mode: str) -> bytes:
-    picture, jpeg = moving_picture(number, HEIGHT, WIDTH), io.BytesIO()
-    Image.fromarray(picture[:96, :128] if mode == "other size" else picture).save(jpeg, "JPEG", quality=90)
-    data = jpeg.getvalue()
-    data = data[: len(data) // 2] if mode == "half" else data
-    return b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data) + data + b"\r\n"
+def _jpeg(number: int, mode: str) -> bytes:
+    picture = moving_picture(number, HEIGHT, WIDTH)
+    data = jpeg_stream.jpeg(picture[:96, :128] if mode == "other size" else picture, quality=90)
+    return data[: len(data) // 2] if mode == "half" else data
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ from robot_driver_contract import GENTLE, RobotDriverContract
 
 from pld_core.control import rotations
 from pld_core.errors import ConfigError, RobotUnavailableError
-from pld_ros.benches.franka_simulator import FrankaSimulator, add_objects, drop_visuals, scene_of
+from pld_ros.benches.franka_simulator import FrankaSimulator
 from pld_ros.drivers import make_driver
 from pld_ros.drivers.franka import franka
 from pld_ros.drivers.real_arm import RealArm
@@ -201,36 +201,6 @@ def test_an_unknown_option_is_named() -> None:
 
 
 # -- the simulator -------------------------------------------------------------------------------
-
-CUBE = """<mujoco><compiler angle="radian"/><asset><material name="red" rgba="1 0 0 1"/></asset><worldbody>
-<body name="cube" pos="0.5 0 0.02"><freejoint/><geom type="box" size="0.02 0.02 0.02" material="red"/></body>
-</worldbody></mujoco>"""
-
-
-def cube() -> str:
-    return CUBE
-
-
-def test_a_scene_brings_its_objects() -> None:
-    from franky_sim.mujoco_simulator import MujocoSimulator
-
-    with MujocoSimulator() as simulator:
-        robot = simulator.add_robot(initial_q=HOME_RAD)
-        drop_visuals(simulator.scene)
-        add_objects(simulator, scene_of(f"{__name__}:cube"))
-        simulator.start()
-        assert simulator.model is not None
-        assert simulator.model.body("cube").mass[0] > 0
-        assert robot.inner_state.q == pytest.approx(HOME_RAD)
-
-
-def test_a_scene_that_does_not_exist() -> None:
-    assert scene_of("") == ""
-    with pytest.raises(ConfigError, match="no scene 'nowhere'"):
-        scene_of("nowhere")
-    with pytest.raises(ConfigError, match="Cannot load"):
-        scene_of("no_such_module:cube")
-
 
 def test_a_simulator_ends_with_whoever_started_it() -> None:
     code = (

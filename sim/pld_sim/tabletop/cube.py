@@ -45,6 +45,14 @@ class CubePickup:
     def build(self, visual: bool) -> tuple[mujoco.MjSpec, ArmModel]:
         spec, arm = load_fr3(visual)
         configure(spec, visual)
+        self.add_objects(spec)
+        add_camera(spec.body(arm.hand), "wrist", self.wrist)
+        add_camera(spec.worldbody, "front", self.front)
+        return spec, arm
+
+    @staticmethod
+    def add_objects(spec: mujoco.MjSpec) -> None:
+        """The cubes, in a row on the table."""
         for colour, rgba in COLOURS.items():
             half = CUBE_HALF if colour == "red" else DISTRACTOR_HALF
             cube = spec.worldbody.add_body(name=f"{colour}_cube", pos=[CENTRE_X, 0, half])
@@ -57,9 +65,6 @@ class CubePickup:
                 density=WOOD_KG_M3,
                 **GRIP,
             )
-        add_camera(spec.body(arm.hand), "wrist", self.wrist)
-        add_camera(spec.worldbody, "front", self.front)
-        return spec, arm
 
     def randomise(self, world: World, rng: np.random.Generator) -> None:
         centre = np.array([CENTRE_X, 0.0])

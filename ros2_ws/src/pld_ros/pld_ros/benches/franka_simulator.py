@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import math
 import os
-import pkgutil
 import random
 import select
 import signal
@@ -22,17 +20,19 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from pld_core.errors import ConfigError, RobotUnavailableError
+from pld_ros.benches.scenes import JointPublisher, ahead_of_nodes, load_scene
 
 HOME_RAD = (0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785)
-SCENES = "pld.bench_scenes"  # entry points: a function without arguments that returns MJCF
 _READY = "ready "
 _STEP_S = 0.001
+_TOLD_STEPS = 10  # where things are is told a hundred times a second
 _MAX_BEHIND_S = 0.005  # a simulator that was held up catches up with so much, and forgets the rest
+_PREFIX_OF_ARM = "robot0_"
 _PREFIX, _REFERENCES = "scene_", {"material", "mesh", "texture", "hfield"}
 # Where the objects of a scene go; its own defaults, options and actuators are left out.
 _SECTIONS = ("asset", "worldbody", "contact", "equality")
@@ -41,12 +41,13 @@ _SECTIONS = ("asset", "worldbody", "contact", "equality")
 class FrankaSimulator:
     """Starts the simulator, and ends it; to be used in a ``with`` statement.
 
-    host: loopback address to serve, empty: any free one; scene: see ``scene_of``; joints_rad: where the arm stands.
+    host: loopback address to serve, empty: any free one; scene, seed: what stands around the arm (see ``scenes``),
+    empty: an empty table; joints_rad: where the arm stands.
     Once started, ``host`` is what a station's ``address`` must be. ``start`` after ``kill`` serves the same address.
     """
 
-    def __init__(self, host: str = "", scene: str = "", joints_rad: Sequence[float] = HOME_RAD) -> None:
-        self.host, self._scene, self._joints_rad = host, scene, tuple(joints_rad)
+    def __init__(self, host: str = "", scene: str = "", seed: int = 0, joints_rad: Sequence[float] = HOME_RAD) -> None:
+        self.host, self._scene, self._seed, self._joints_rad = host, scene, seed, tuple(joints_rad)
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> FrankaSimulator:
@@ -70,7 +71,7 @@ class FrankaSimulator:
         command = [sys.executable, "-m", __name__ if __name__ != "__main__" else __spec__.name, "--with-parent"]
         command += ["--joints", *map(str, self._joints_rad)]
         command += ["--host", self.host] if self.host else []
-        command += ["--scene", self._scene] if self._scene else []
+        command += ["--scene", self._scene, "--seed", str(self._seed)] if self._scene else []
         # Its input is never written to: it ends when this process does, however that comes about.
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         line = self._line(timeout_s)
@@ -109,25 +110,6 @@ class FrankaSimulator:
         return self._process.stdout.readline() if ready else ""
 
 
-def scene_of(name: str) -> str:
-    """The MJCF of a scene: what the function returns that an entry point in ``pld.bench_scenes`` or
-    ``module:function`` names, as text, or as an ``MjSpec``. Angles in radians, lengths in metres, in the arm's base
-    frame; no name may begin with "robot". Empty for an empty name."""
-    if not name:
-        return ""
-    found = {point.name: point.value for point in importlib.metadata.entry_points(group=SCENES)}
-    target = name if ":" in name else found.get(name, "")
-    try:
-        made = pkgutil.resolve_name(target)() if target else None
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"Cannot load the scene {name!r} ({target}): {error}.") from error
-    if made is None:
-        raise ConfigError(
-            f"There is no scene {name!r}; valid: {', '.join(sorted(found)) or '(none)'}, module:function."
-        )
-    return made if isinstance(made, str) else made.to_xml()
-
-
 def add_objects(simulator: Any, mjcf: str) -> None:
     """Put what an MJCF document holds into a franky-sim MuJoCo simulator that is not started yet."""
     root = ET.fromstring(mjcf)
@@ -163,8 +145,9 @@ def drop_visuals(scene: ET.Element) -> None:
                 asset.remove(mesh)
 
 
-def serve(host: str, scene: str, joints_rad: Sequence[float], ended: threading.Event) -> None:
+def serve(host: str, objects: str, joints_rad: Sequence[float], ended: threading.Event) -> None:
     """Simulate, in real time as far as the machine allows, until ``ended``."""
+    ahead_of_nodes()
     try:
         from franky_sim import SimulationServer
         from franky_sim.mujoco_simulator import MujocoSimulator
@@ -175,17 +158,24 @@ def serve(host: str, scene: str, joints_rad: Sequence[float], ended: threading.E
     with MujocoSimulator() as simulator:
         robot = simulator.add_robot(initial_q=joints_rad)
         drop_visuals(simulator.scene)
-        if mjcf := scene_of(scene):
-            add_objects(simulator, mjcf)
+        if objects:
+            add_objects(simulator, objects)
         with SimulationServer(simulator, hostname_candidates=[host] if host else _loopbacks()) as server:
-            print(f"{_READY}{robot.hostname}", flush=True)
-            _run(server, ended)
+            at: Any = robot.hostname  # which the server has given it
+            joints, data = JointPublisher(at, simulator.model, _PREFIX_OF_ARM), simulator.data
+            assert data is not None  # the server has started it
+            print(f"{_READY}{at}", flush=True)
+            _run(server, lambda: joints.tell(data.qpos), ended)
+            joints.close()
 
 
-def _run(server: Any, ended: threading.Event) -> None:
-    due = time.monotonic()
+def _run(server: Any, tell: Callable[[], None], ended: threading.Event) -> None:
+    due, steps = time.monotonic(), 0
     while not ended.is_set():
         server.run_once(realtime=False)
+        steps += 1
+        if steps % _TOLD_STEPS == 0:
+            tell()
         due = max(due + _STEP_S, time.monotonic() - _MAX_BEHIND_S)
         time.sleep(max(0.0, due - time.monotonic()))
 
@@ -208,7 +198,8 @@ def _end_with_parent(ended: threading.Event) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pld_ros.benches.franka_simulator", description=__doc__)
     parser.add_argument("--host", default="", help="loopback address to serve; default: any free one")
-    parser.add_argument("--scene", default="", help=f"name in {SCENES}, or module:function; default: an empty table")
+    parser.add_argument("--scene", default="", help="what stands around the arm, as in cube_pickup; default: nothing")
+    parser.add_argument("--seed", type=int, default=0, help="of the scene")
     parser.add_argument("--joints", type=float, nargs=7, default=HOME_RAD, help="radians, where the arm stands")
     parser.add_argument("--with-parent", action="store_true", help="end when the standard input does")
     arguments = parser.parse_args()
@@ -220,7 +211,8 @@ def main() -> None:
     if arguments.with_parent:
         threading.Thread(target=_end_with_parent, args=(ended,), daemon=True).start()
     try:
-        serve(arguments.host, arguments.scene, arguments.joints, ended)
+        objects = load_scene(arguments.scene, arguments.seed).objects() if arguments.scene else ""
+        serve(arguments.host, objects, arguments.joints, ended)
     except (ConfigError, RobotUnavailableError, OSError) as error:
         sys.exit(f"{error}")
 

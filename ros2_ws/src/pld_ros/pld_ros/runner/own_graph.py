@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ STOP_S = STOP_STEPS * (2 * Process.patience_s + KILLED_S) + 6.0  # and its guard
 class OwnGraph:
     """`pld launch` without a learner, as a child process; it ends with this process whatever happens."""
 
-    def __init__(self, config: TrainConfig, folder: Path, policy: str) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        """arguments: see ``launch_arguments``; environment: what the nodes get besides this process's."""
         self.log = folder / "logs" / "launch.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(STARTER), str(os.getpid()), "0", sys.executable, "-m", "pld_core.cli.main"]
-        command += ["launch", "sim_train", *launch_arguments(config, folder, policy)]
+        command += ["launch", "sim_train", *arguments]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
-            )
+                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )  # fmt: skip
 
     def check(self) -> None:
         """Raise RobotUnavailableError if the nodes are not kept running any more."""

@@ -34,7 +34,7 @@ from pld_ros.convert import id_of, spec_msg
 from pld_ros.environment import prepare_this_process
 from pld_ros.node import HealthWatch, Spinner
 from pld_ros.runner.inbox import Inbox
-from pld_ros.runner.own_graph import OwnGraph
+from pld_ros.runner.own_graph import OwnGraph, launch_arguments
 
 VOIDED_IN_A_ROW = 5  # a glitch spoils one episode; a fault that lasts must stop the run
 REFUSED_IN_A_ROW = 5
@@ -104,7 +104,7 @@ class RosRunner:
         self._station = _Connection(config, folder)
         try:
             if not config.ros.attach:
-                self._graph = OwnGraph(config, folder, self._policy_name())
+                self._graph = OwnGraph(launch_arguments(config, folder, self._policy_name()), folder)
         except BaseException:
             self.close()
             raise

@@ -1,0 +1,153 @@
+"""``pld rehearse``: one episode of a task as a real arm would do it, with a simulator in place of its control box."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pld_core.cli.common import only_json, take_flag, take_option
+from pld_core.config import TrainConfig, config_root
+from pld_core.errors import ConfigError, RobotUnavailableError, UnknownNameError
+from pld_core.registry import names
+from pld_core.types import Episode, EpisodeSpec
+from pld_core.video import write_video
+from pld_ros.benches.franka_simulator import FrankaSimulator
+from pld_ros.benches.rehearsal import WHERE, Place, SceneSuccess, oracle
+
+STATION = "franka_fr3"
+ORACLE = f"{oracle.__module__}:{oracle.__name__}"
+REWARD = f"{SceneSuccess.__module__}:{SceneSuccess.__name__}"
+VIDEO = "rehearsal.mp4"
+_ENLARGED = 5  # policies see 64 pixels
+
+HELP = """usage: pld rehearse TASK [--seed N] [--policy NAME] [--run_dir DIR] [--json]
+
+One episode of a task through all nodes, the Franka's real driver and network cameras. The robot's side is a simulator
+that speaks libfranka's protocol and has the task's objects in its scene. The base policy is the task's oracle, or
+--policy: compact, compact:<checkpoint>, an installed name. Logs, bag and video: --run_dir (runs/rehearse-TASK-seedN).
+The last line is one JSON object: success, ticks, voided, video. Exit status 1 without success.
+Needs the extras franka and opencv, and `make ros`."""
+
+
+def run(args: Sequence[str]) -> int:
+    if "-h" in args or "--help" in args or not args:
+        print(HELP)
+        return 0 if args else 2
+    as_json, rest = take_flag(args, "--json")
+    seed, rest = take_option(rest, "--seed")
+    policy, rest = take_option(rest, "--policy")
+    given, rest = take_option(rest, "--run_dir")
+    task, *others = rest or [""]
+    if others:
+        raise UnknownNameError("argument", others[0], ("--seed", "--policy", "--run_dir", "--json"))
+    if task not in names("scenes"):
+        raise UnknownNameError("task that can be rehearsed", task, names("scenes"))
+    run_dir = Path(given or f"runs/rehearse-{task}-seed{_seed(seed)}")
+    with only_json(as_json, sys.stdout) as out:
+        episode = rehearse(task, _seed(seed), run_dir, policy or ORACLE)
+        video = _film(episode, run_dir / VIDEO)
+        found = {"success": episode.success, "ticks": len(episode), "voided": episode.voided, "video": str(video)}
+        print(json.dumps(found), file=out)
+    return 0 if episode.success and not episode.voided else 1
+
+
+def _seed(given: str | None) -> int:
+    if given is not None and not given.isdigit():
+        raise ConfigError(f"--seed is {given}; give an integer from 0 on.")
+    return int(given or 0)
+
+
+def _film(episode: Episode, path: Path) -> Path:
+    """All cameras side by side, as the policy saw them."""
+    pictures = np.concatenate(list(episode.images.values()), axis=2)
+    frames = pictures.repeat(_ENLARGED, axis=1).repeat(_ENLARGED, axis=2)
+    return write_video(path, frames, caption=f"{episode.instruction}: {'success' if episode.success else 'failure'}")
+
+
+def rehearse(task: str, seed: int, run_dir: Path, policy: str = ORACLE) -> Episode:
+    """Carry out one episode; nodes' logs, bag and station file stay in ``run_dir``.
+
+    Raises RobotUnavailableError where the nodes, the cameras or the simulator do not get ready.
+    """
+    from pld_ros.policies import load_policy
+    from pld_ros.runner.own_graph import OwnGraph
+    from pld_ros.runner.ros_runner import RosRunner
+
+    run_dir = run_dir.absolute()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    joints = _settings()["home_joints_rad"]
+    with contextlib.ExitStack() as stack:
+        simulator = stack.enter_context(FrankaSimulator(scene=task, seed=seed, joints_rad=joints))
+        place = Place(simulator.host, task, seed)
+        url = stack.enter_context(_cameras(place))
+        config = _config(task, policy, _write_station(run_dir, simulator.host, url))
+        graph = OwnGraph(_launch_arguments(config, run_dir), run_dir, {WHERE: json.dumps(dataclasses.asdict(place))})
+        stack.callback(graph.close)
+        runner = RosRunner(config, run_dir, load_policy(policy), residual=False, features=None)
+        stack.callback(runner.close)
+        return next(iter(runner.run([EpisodeSpec(task, seed)])))
+
+
+def _settings() -> dict[str, Any]:
+    return yaml.safe_load((config_root() / "robots" / f"{STATION}.yaml").read_text())
+
+
+def _write_station(run_dir: Path, host: str, url: str) -> Path:
+    """The real arm's station, but for its address and the cameras' kind."""
+    settings = _settings()
+    settings["address"] = host
+    settings["cameras"] = {name: {"driver": "opencv", "serial": f"{url}/{name}"} for name in settings["cameras"]}
+    path = run_dir / f"{STATION}.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+def _config(task: str, policy: str, station: Path) -> TrainConfig:
+    config = TrainConfig(task=task, robot=str(station), runner="ros", policy=policy, reward=REWARD)
+    records, weights = _free_ports()
+    ros = dataclasses.replace(config.ros, attach=True, records_address=records, weights_address=weights)
+    return dataclasses.replace(config, ros=ros)
+
+
+def _launch_arguments(config: TrainConfig, run_dir: Path) -> list[str]:
+    from pld_ros.runner.own_graph import launch_arguments
+
+    own = {"realtime": "true", "wait_for_operator": "false", "label_window_s": "0"}
+    given = launch_arguments(config, run_dir, config.policy)
+    return [text for text in given if text.partition(":=")[0] not in own] + [f"{k}:={v}" for k, v in own.items()]
+
+
+@contextlib.contextmanager
+def _cameras(place: Place) -> Iterator[str]:
+    """Yields the URL of the scene's cameras."""
+    command = [sys.executable, "-m", "pld_ros.benches.scene_cameras"]
+    for key, value in dataclasses.asdict(place).items():
+        command += [f"--{key}", str(value)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            url = process.stdout.readline().strip()
+            if not url:
+                raise RobotUnavailableError(f"The cameras of the scene have not started: {' '.join(command[1:])}")
+            yield url
+        finally:
+            process.stdin.close()
+            process.terminate()
+
+
+def _free_ports() -> tuple[str, str]:
+    with socket.socket() as one, socket.socket() as other:
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+        return tuple(f"tcp://127.0.0.1:{each.getsockname()[1]}" for each in (one, other))  # type: ignore[return-value]
