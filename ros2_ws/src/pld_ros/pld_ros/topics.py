@@ -68,7 +68,7 @@ def _profile(depth: int, reliable: bool = True, latched: bool = False, deadline_
 SENSOR = _profile(5, reliable=False)  # pictures for people, poses: the newest counts
 # What transitions are made of: a lost one would be a hole in the data. Latched, because in lockstep the
 # next one comes only after everyone has seen this one, late joiners included.
-OBSERVATION = _profile(30, latched=True)
+OBSERVATION = _profile(60, latched=True)  # two seconds of a camera: a logger may wait that long for a processor
 STATE = _profile(30, latched=True)
 RECORD = _profile(1000, latched=True)  # a logger that restarts gets what it missed
 LATCHED = _profile(1, latched=True)
