@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
-import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pld_core import registry, system
+from pld_core.cli.checks import Check, as_json, healthy, show, show_verdict
 from pld_core.cli.common import take_flag, take_option
-from pld_core.errors import PLDError, UnknownNameError
-
-Status = Literal["ok", "warning", "problem"]
+from pld_core.errors import ConfigError, PLDError, UnknownNameError
 
 NEEDED_DISK_GIB = 3.0
 NEEDED_MEMORY_GIB = 4.0
@@ -37,9 +30,20 @@ EXTRAS = {  # distribution that shows whether an extra is installed
     "dev": "pytest",
 }
 HELP = """usage: pld doctor [--json] [--runs_dir DIR]
+       pld doctor --robot NAME [--confirm-motion] [--json]
 
 Checks Python, packages, rendering, machine, tasks and the folder for runs; says what to fix.
-Exit status 1 if something would stop `pld train`."""
+Exit status 1 if something would stop `pld train`.
+
+--robot NAME       checks a station instead (a name, or a path to its .yaml): its file, the arm's connection, states
+                   and stops, where the tool is in the workspace, every camera, real-time priority, the clock. Nothing
+                   moves, but for what an arm does by itself on connecting, which is said before. About 15 s. End
+                   `pld launch` first: an arm answers one program at a time.
+--confirm-motion   then moves the tool along a square of 1 cm at its present height, through all safety limits, the
+                   gripper left as it is. This flag is the confirmation: the arm moves 3 s after it is announced.
+                   Ctrl-C ends in a hold. Refused where a check before it has found a problem.
+--json             one JSON object: {"ok": ..., "checks": [{"name", "status", "detail", "fix"}, ...]}
+Exit status 1 if there is a problem, 130 after Ctrl-C."""
 
 # Renders one small picture; in a process of its own, because a broken driver may end it.
 _RENDER = """
@@ -56,31 +60,24 @@ print(spread)
 """
 
 
-@dataclass(frozen=True)
-class Check:
-    """One finding; ``fix`` says what to do when it is not ok."""
-
-    name: str
-    status: Status
-    detail: str
-    fix: str = ""
-
-
 def run(args: Sequence[str]) -> int:
     if "-h" in args or "--help" in args:
         print(HELP)
         return 0
-    as_json, rest = take_flag(args, "--json")
+    if any(argument.partition("=")[0] == "--robot" for argument in args):  # the core knows no robot
+        return registry.load("commands", "doctor-robot")(args)
+    if "--confirm-motion" in args:
+        raise ConfigError("--confirm-motion needs the station whose arm is to move: --robot NAME.")
+    wants_json, rest = take_flag(args, "--json")
     runs_dir, rest = take_option(rest, "--runs_dir")
     if rest:
-        raise UnknownNameError("argument", rest[0], ("--json", "--runs_dir"), "See `pld doctor --help`.")
+        raise UnknownNameError("argument", rest[0], ("--json", "--runs_dir", "--robot"), "See `pld doctor --help`.")
     checks = examine(Path(runs_dir or "runs"))
-    healthy = all(check.status != "problem" for check in checks)
-    if as_json:
-        print(json.dumps({"ok": healthy, "checks": [dataclasses.asdict(check) for check in checks]}))
+    if wants_json:
+        print(as_json(checks))
     else:
-        _print(checks, healthy)
-    return 0 if healthy else 1
+        _print(checks)
+    return 0 if healthy(checks) else 1
 
 
 def examine(runs_dir: Path) -> list[Check]:
@@ -225,24 +222,8 @@ def check_extras() -> Check:
     return Check("extras", "ok", detail)
 
 
-def _print(checks: Sequence[Check], healthy: bool) -> None:
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    marks = {"ok": ("✓", "32"), "warning": ("!", "33"), "problem": ("✗", "31")}
-    indent = max(len(check.name) for check in checks) + 4
-    width = shutil.get_terminal_size((100, 24)).columns
+def _print(checks: Sequence[Check]) -> None:
+    width = max(len(check.name) for check in checks)
     for check in checks:
-        mark, code = marks[check.status]
-        mark = f"\033[{code}m{mark}\033[0m" if colour else mark
-        print(f"{mark} {check.name:<{indent - 2}}{_wrapped(check.detail, indent, width)}")
-        if check.fix:
-            print(f"{'':{indent}}→ {_wrapped(check.fix, indent + 2, width)}")
-    warnings = sum(check.status == "warning" for check in checks)
-    print()
-    if not healthy:
-        print("Fix what is marked with ✗, then run `pld doctor` again.")
-    else:
-        print(f"Ready{f', with {warnings} warning(s)' if warnings else ''}: pld train")
-
-
-def _wrapped(text: str, indent: int, width: int) -> str:
-    return f"\n{'':{indent}}".join(textwrap.wrap(text, max(30, width - indent), break_long_words=False) or [""])
+        show(check, width)
+    show_verdict(checks, "pld doctor", "pld train")

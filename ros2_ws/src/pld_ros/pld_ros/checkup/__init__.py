@@ -1,0 +1,1 @@
+"""``pld doctor --robot``: is a station fit for work? Knows no ROS."""
