@@ -31,7 +31,7 @@ def environment_factory(given: Any) -> EnvironmentFactory:
 
 
 def _named(name: str) -> Any:
-    if ":" in name or name in registry.names("tasks"):
+    if ":" in name or registry.knows("tasks", name):
         return registry.load("tasks", name)
     if name in gymnasium.registry:
         return partial(gymnasium.make, name)

@@ -43,6 +43,18 @@ class Environment(Protocol):
 
 
 @runtime_checkable
+class ConcurrentEnvironment(Environment, Protocol):
+    """One whose ticks run elsewhere: several can be under way at once."""
+
+    def begin_step(self, action: np.ndarray) -> Callable[[], TimeStep]:
+        """As ``step``, in two halves: the tick is set going, the function that comes back waits for its end.
+
+        Either half raises what ``step`` would. Call it before anything else is asked of this environment.
+        """
+        ...
+
+
+@runtime_checkable
 class Oracle(Protocol):
     """A scripted expert with privileged state, bound to one environment."""
 

@@ -5,7 +5,8 @@ A package of yours adds a name in its own ``pyproject.toml``, without touching t
     [project.entry-points."pld.tasks"]
     my_task = "my_package.envs:make_my_task"
 
-``module:attribute`` works in place of a name everywhere.
+``module:attribute`` works in place of a name everywhere. A name that ends in ``/*`` is a family: ``suite/*`` serves
+``suite/3`` too, and its callable gets what stands behind the slash as its first argument.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import types
+from functools import partial
 from typing import Any, Literal
 
 from pld_core.errors import ConfigError, UnknownNameError
@@ -53,8 +55,14 @@ _EXTRAS = {
 
 
 def names(kind: Kind) -> list[str]:
-    """All installed names of a kind, sorted."""
+    """All installed names of a kind, sorted; a family as ``suite/*``."""
     return sorted(_entry_points(kind))
+
+
+def knows(kind: Kind, name: str) -> bool:
+    """Whether ``name`` is installed, by itself or as a member of a family."""
+    found = _entry_points(kind)
+    return name in found or _family(name) in found
 
 
 def load(kind: Kind, name: str) -> Any:
@@ -62,9 +70,11 @@ def load(kind: Kind, name: str) -> Any:
     if ":" in name:
         return _import(kind, name, name)
     found = _entry_points(kind)
-    if name not in found:
-        raise UnknownNameError(_SINGULAR[kind], name, found, "A string 'module:attribute' works too.")
-    return _import(kind, name, found[name].value)
+    if name in found:
+        return _import(kind, name, found[name].value)
+    if (family := _family(name)) in found:
+        return partial(_import(kind, name, found[family].value), name.partition("/")[2])
+    raise UnknownNameError(_SINGULAR[kind], name, found, "A string 'module:attribute' works too.")
 
 
 def import_hint(error: ImportError) -> str:
@@ -77,6 +87,11 @@ def import_hint(error: ImportError) -> str:
     if module in ("pld_core", "pld_sim", "pld_ros", "robot_configs"):
         return "The installation is incomplete: run `make setup` in the checkout, or reinstall pld."
     return f"Install the package that provides {module!r}." if module else "Run `pld doctor` for the whole picture."
+
+
+def _family(name: str) -> str:
+    suite, _, member = name.partition("/")
+    return f"{suite}/*" if member else ""
 
 
 def _entry_points(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -34,6 +35,9 @@ class _Running:
 class _Finished:
     episode: Episode
     fault: ContractError | None = None  # why it is voided
+
+
+_Begun = Callable[[], TimeStep] | _Finished | ContractError
 
 
 class LocalRunner:
@@ -119,25 +123,42 @@ class LocalRunner:
             raise CancelledError("The runner was stopped.")
         lanes = list(self._active)
         observations = [self._active[lane].step.observation for lane in lanes]
-        for lane, outcome in zip(lanes, self._controller.attempt(lanes, observations, actor), strict=True):
+        outcomes = self._controller.attempt(lanes, observations, actor)
+        # All lanes are set going before any is waited for.
+        begun = [self._begin(lane, outcome, on_tick) for lane, outcome in zip(lanes, outcomes, strict=True)]
+        for lane, step in zip(lanes, begun, strict=True):
             try:
-                done = self._advance(lane, outcome, on_tick)
+                done = self._conclude(lane, step)
             except ContractError as fault:
                 done = self._void(self._active[lane].recorder, fault)
             if done is not None:
                 self._finished[self._active.pop(lane).index] = done
 
-    def _advance(self, lane: int, outcome: Tick | ContractError, on_tick: OnTick | None) -> _Finished | None:
-        """One lane's step; the episode if this was its closing row. Raises the lane's fault."""
+    def _begin(self, lane: int, outcome: Tick | ContractError, on_tick: OnTick | None) -> _Begun:
+        """Start one lane's step; instead the episode if this was its closing row, or the lane's fault."""
         if isinstance(outcome, ContractError):
-            raise outcome
+            return outcome
+        running, environment = self._active[lane], self.environments[lane]
+        try:
+            if on_tick is not None:
+                on_tick(environment)
+            running.recorder.see(running.step.observation, outcome)
+            if running.recorder.finished:
+                return _Finished(running.recorder.episode(self.policy.version))
+            action = np.array(outcome.action)
+            begin_step = getattr(environment, "begin_step", None)  # interfaces.ConcurrentEnvironment
+            return begin_step(action) if begin_step else partial(environment.step, action)
+        except ContractError as fault:
+            return fault
+
+    def _conclude(self, lane: int, begun: _Begun) -> _Finished | None:
+        """What came of it; the episode if it is over. Raises the lane's fault."""
+        if isinstance(begun, ContractError):
+            raise begun
+        if isinstance(begun, _Finished):
+            return begun
         running = self._active[lane]
-        if on_tick is not None:
-            on_tick(self.environments[lane])
-        running.recorder.see(running.step.observation, outcome)
-        if running.recorder.finished:
-            return _Finished(running.recorder.episode(self.policy.version))
-        running.step = self.environments[lane].step(np.array(outcome.action))
+        running.step = begun()
         reward, success = self._rewards[lane].score(running.step)
         if not np.isfinite(reward):
             raise NonFiniteError(f"The reward is {reward}; a reward model must answer finite numbers.")

@@ -58,6 +58,19 @@ def test_a_failing_import_says_what_to_install(installed, tmp_path, monkeypatch,
         registry.load("tasks", "mine")
 
 
+def test_a_family_serves_all_its_members(installed):
+    installed({"suite/*": "operator:concat", "suite/own": "json:dumps"})
+    assert registry.names("tasks") == ["suite/*", "suite/own"]
+    assert registry.load("tasks", "suite/3")("!") == "3!"
+    assert registry.load("tasks", "suite/own")([1]) == "[1]"
+    assert registry.load("tasks", "suite/*")("a", "b") == "ab"
+    assert registry.knows("tasks", "suite/3")
+    assert not registry.knows("tasks", "suite")
+    assert not registry.knows("tasks", "suite/")
+    with pytest.raises(UnknownNameError, match=r"Unknown task 'site/3'. Did you mean 'suite/\*'"):
+        registry.load("tasks", "site/3")
+
+
 def test_a_missing_attribute_is_named():
     with pytest.raises(UnknownNameError, match="Did you mean 'dumps'"):
         registry.load("tasks", "json:dump_s")

@@ -119,6 +119,38 @@ def test_faults_with_a_sound_episode_between_them_do_not_stop_the_run() -> None:
     assert sum(episode.voided for episode in run(spoiled, count=15)) == 12
 
 
+class Concurrent(Faulty):
+    """Its ticks run elsewhere; ``log`` says when they were begun and waited for. Seed 3 breaks in tick 2."""
+
+    def __init__(self, log: list[str], late: bool) -> None:
+        super().__init__(set())
+        self._log, self._late = log, late
+
+    def begin_step(self, action: np.ndarray) -> Callable[[], TimeStep]:
+        self._log.append("begin")
+        self._break(not self._late)
+        return lambda: self._finish(action)
+
+    def _finish(self, action: np.ndarray) -> TimeStep:
+        self._log.append("wait")
+        self._break(self._late)
+        return self.step(action)
+
+    def _break(self, now: bool) -> None:
+        if now and self._seed == 3 and self._ticks == 2:
+            raise ContractError("The worker is gone.")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_ticks_that_run_elsewhere_run_side_by_side(late: bool) -> None:
+    log: list[str] = []
+    runner = LocalRunner([Concurrent(log, late) for _ in range(3)], CallablePolicy(still), binary)
+    episodes = list(runner.run(specs(7)))
+    assert log[:6] == ["begin"] * 3 + ["wait"] * 3
+    assert [episode.voided for episode in episodes] == [seed == 3 for seed in range(7)]
+    assert all(same(a, b) for k, (a, b) in enumerate(zip(run(set()), episodes, strict=True)) if k != 3)
+
+
 def test_a_reward_that_is_not_finite_is_a_fault() -> None:
     class Nan:
         def reset(self) -> None: ...
