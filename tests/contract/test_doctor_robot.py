@@ -104,8 +104,8 @@ def test_a_healthy_franka(simulator, write, capsys):
     status, checks, said = doctor(capsys, write("franka_fr3", address=simulator.host))
     assert_well(status, checks)
     assert list(checks) == [
-        "station", "real-time priority", "connection", "states", "stops and faults", "workspace", "start pose",
-        "camera wrist", "clock",
+        "station", "real-time priority", "camera wrist", "connection", "states", "stops and faults", "workspace",
+        "start pose", "clock",
     ]  # fmt: skip
     assert "inside" in checks["workspace"]["detail"]
     assert "inside" in checks["start pose"]["detail"]
@@ -161,7 +161,7 @@ def test_what_is_wrong_is_told_all_at_once_and_nothing_moves(simulator, write, c
     assert checks["camera wrist"]["status"] == "problem"
     assert "938422070123" in checks["camera wrist"]["fix"]
     assert "connected: " in checks["camera wrist"]["fix"]
-    assert "nothing moved: workspace, start pose, camera wrist" in checks["motion"]["detail"]
+    assert "nothing moved: camera wrist, workspace, start pose" in checks["motion"]["detail"]
     assert "MOVES" not in said
 
 

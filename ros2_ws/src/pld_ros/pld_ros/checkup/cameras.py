@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -16,8 +16,7 @@ from pld_core.cli.checks import Check
 from pld_core.errors import PLDError
 from pld_core.interfaces import CameraDriver
 from pld_core.stations import CameraConfig, RobotConfig
-from pld_core.types import RobotState
-from pld_ros.checkup.drawn_cameras import FLAT, check_drawn
+from pld_ros.checkup.drawn_cameras import FLAT
 from pld_ros.drivers import make_camera
 
 FIRST_FRAME_S = 10.0  # a camera may take so long after it was opened
@@ -42,20 +41,9 @@ class Seen:
     fault: str = ""  # what the driver says where nothing came
 
 
-def check_cameras(station: RobotConfig, state: RobotState | None, seconds: float) -> list[Check]:
-    """Of all cameras of a station, open all at the same time, as they are at work.
-
-    state: the newest of a simulated arm, whose scene its cameras draw; seconds: for how long frames are counted.
-    """
-    real = {name: camera for name, camera in station.cameras.items() if camera.driver != "simulated"}
-    drawn = [name for name in station.cameras if name not in real]
-    found = check_real(real, seconds)
-    if drawn:
-        found |= check_drawn(station, drawn, None if state is None else state.snapshot)
-    return [found[name] for name in station.cameras]
-
-
-def check_real(cameras: Mapping[str, CameraConfig], seconds: float) -> dict[str, Check]:
+def check_cameras(station: RobotConfig, seconds: float) -> list[Check]:
+    """Of all real cameras of a station, open all at the same time, as they are at work; seconds: for how long."""
+    cameras = {name: camera for name, camera in station.cameras.items() if camera.driver != "simulated"}
     found, opened, took_s = {}, {}, {}
     with contextlib.ExitStack() as stack:
         for name, config in cameras.items():
@@ -75,7 +63,7 @@ def check_real(cameras: Mapping[str, CameraConfig], seconds: float) -> dict[str,
                         found[name] = judge(name, cameras[name], seen.result(), took_s[name])
                 finally:
                     ended.append(True)  # before the pool waits for them
-    return found
+    return [found[name] for name in cameras]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pld_core.errors import PLDError, UnknownNameError
 from pld_core.interfaces import RobotDriver
 from pld_core.stations import RobotConfig, load_robot
 from pld_core.types import RobotState
-from pld_ros.checkup import arm, cameras, machine, motion, place
+from pld_ros.checkup import arm, cameras, drawn_cameras, machine, motion, place
 from pld_ros.checkup.interrupts import Interrupts
 
 SECONDS = 2.0  # for which the arm's states, and then the cameras' frames, are counted
@@ -40,14 +40,15 @@ class Examination:
             return self.checks
         self._add(Check("station", "ok", _summary(station)))
         self._add(machine.check_priority(station))
+        clock = machine.ClockWatch()
+        # First, and let go of: to load and open them takes time that an arm in the same process would miss.
+        self._cameras(lambda: cameras.check_cameras(station, SECONDS))
         driver = self._attempt("driver", lambda: arm.driver_of(station), "correct it as said")
         if driver is None:
-            self._cameras(station, None)
             return self.checks
-        clock = machine.ClockWatch()
         try:
             state = self._arm(station, driver)
-            self._cameras(station, state)
+            self._cameras(lambda: drawn_cameras.check_drawn(station, state))
             self._add(clock.check())
             if moves:
                 self._motion(station, driver)
@@ -81,11 +82,8 @@ class Examination:
                 self._add(check)
         return state
 
-    def _cameras(self, station: RobotConfig, state: RobotState | None) -> None:
-        if not station.cameras:
-            self._add(Check("cameras", "ok", "the station has none"))
-        found = self._attempt("cameras", lambda: cameras.check_cameras(station, state, SECONDS), "see above")
-        self._add(*(found or []))
+    def _cameras(self, look: Callable[[], list[Check]]) -> None:
+        self._add(*(self._attempt("cameras", look, "correct it as said") or []))
 
     def _motion(self, station: RobotConfig, driver: RobotDriver) -> None:
         if not healthy(self.checks):

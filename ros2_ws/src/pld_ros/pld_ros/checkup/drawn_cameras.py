@@ -9,25 +9,30 @@ import numpy as np
 
 from pld_core.cli.checks import Check
 from pld_core.stations import RobotConfig
+from pld_core.types import RobotState
 from pld_ros.checkup.arm import simulating_task
 from pld_ros.drivers.sim_camera import SimCameras
 
 FLAT = 2.0  # spread of the values (0 to 255) below which a picture shows nothing
 
 
-def check_drawn(station: RobotConfig, names: list[str], snapshot: np.ndarray | None) -> dict[str, Check]:
-    """Draw each once."""
+def check_drawn(station: RobotConfig, state: RobotState | None) -> list[Check]:
+    """Draw each simulated camera of a station from the newest state of its arm, if there is one."""
+    names = [name for name, camera in station.cameras.items() if camera.driver == "simulated"]
+    snapshot = None if state is None else state.snapshot
+    if not names:
+        return []
     if snapshot is None:
         why = "it is drawn from the states of a simulated arm, and there are none"
         fix = "get the arm to answer first" if station.is_simulated else "give a real arm real cameras"
-        return {name: Check(f"camera {name}", "problem", why, fix) for name in names}
+        return [Check(f"camera {name}", "problem", why, fix) for name in names]
     cameras = SimCameras(simulating_task(station))
     try:
         cameras.render(snapshot)  # the first one makes the renderers
         began = time.monotonic()
         images = cameras.render(snapshot)
         took_ms = 1e3 * (time.monotonic() - began)
-        return {name: _judge(name, images, took_ms) for name in names}
+        return [_judge(name, images, took_ms) for name in names]
     finally:
         cameras.close()
 
