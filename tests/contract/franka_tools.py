@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -80,24 +79,3 @@ def recover(driver: RealArm) -> None:
         except RobotUnavailableError:
             if time.monotonic() > give_up:
                 raise
-
-
-class Pulse:
-    """How long this process was held up at worst: what a busy machine adds to any time measured in it."""
-
-    def __enter__(self) -> Pulse:
-        self.worst_s, self._ended = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._beat)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        last = time.monotonic()
-        while not self._ended.is_set():
-            time.sleep(0.002)
-            now = time.monotonic()
-            self.worst_s, last = max(self.worst_s, now - last), now

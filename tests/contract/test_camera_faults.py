@@ -39,8 +39,8 @@ class TestRealSense:
         rs = pytest.importorskip("pld_ros.drivers.realsense", reason="needs the extra 'realsense'")
         opened = []
 
-        def play(deliveries: list[Delivery], **options) -> StreamingCamera:
-            path = record_realsense(tmp_path / "fault.db3", deliveries, FPS)
+        def play(deliveries: list[Delivery], depth: bool = False, **options) -> StreamingCamera:
+            path = record_realsense(tmp_path / "fault.db3", deliveries, FPS, depth=depth)
             camera = rs.RealSenseCamera(dataclasses.replace(CONFIG, recording=str(path)), repeat=False, **options)
             camera.open()
             opened.append(camera)
@@ -101,6 +101,34 @@ class TestRealSense:
         assert number_of(seen.frames[-1][1].image) == GOOD - 1
         assert len({frame.stamp_ns for _, frame in seen.frames}) == len(seen.frames) <= GOOD
         assert camera.counts["repeated"] > 0
+
+    def test_of_two_streams_colour_ends(self, play):
+        """The device goes on with its depth: that is no picture, and no reason to believe in the colour."""
+        pictures = steady(2 * GOOD / FPS, FPS, HEIGHT, WIDTH)
+        camera = play([dataclasses.replace(each, colour=each.number <= GOOD) for each in pictures], depth=True)
+        seen = watch(camera, until_fault)
+        report("only depth goes on", seen)
+        assert seen.unnoticed_s <= NOTICED_S
+        assert number_of(seen.frames[-1][1].image) == GOOD - 1
+
+    def test_of_two_streams_depth_ends(self, play):
+        """Nobody asked for it, so that it holds no colour back."""
+        pictures = steady(2 * GOOD / FPS, FPS, HEIGHT, WIDTH)
+        camera = play([dataclasses.replace(each, depth=each.number <= GOOD) for each in pictures], depth=True)
+        seen = watch(camera, until_fault)
+        assert number_of(seen.frames[-1][1].image) == 2 * GOOD - 1
+        assert camera.counts["reopened"] == 0
+
+    def test_every_other_picture_is_lost(self, play):
+        """As librealsense does with those that arrive incomplete: the others are given, with their own times."""
+        pictures = steady(2 * GOOD / FPS, FPS, HEIGHT, WIDTH)
+        camera = play([each for each in pictures if each.number % 2])
+        seen = watch(camera, lambda seen: until_fault(seen) and "has ended" in camera.fault)
+        numbers = [number_of(frame.image) for _, frame in seen.frames]
+        print(f"measured: every other picture lost: {len(numbers)} of {GOOD} were given")
+        assert not any(number % 2 for number in numbers)
+        stamps_s = np.array([frame.stamp_ns for _, frame in seen.frames]) / 1e9
+        assert np.diff(stamps_s) == pytest.approx(np.diff(numbers) / FPS, abs=0.02)
 
     def test_late(self, play):
         """Pictures that were 300 ms under way are given with the time at which they were taken."""
@@ -285,7 +313,15 @@ class TestAnyDevice:
         assert "ZeroDivisionError" in camera.fault
         camera.close()
 
-    @pytest.mark.parametrize("wrong", [np.zeros((HEIGHT, WIDTH), np.uint8), np.zeros((HEIGHT, WIDTH, 3), np.float32)])
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            np.zeros((HEIGHT, WIDTH), np.uint8),
+            np.zeros((HEIGHT, WIDTH, 3), np.float32),
+            np.zeros((HEIGHT // 2, WIDTH, 3), np.uint8),
+        ],
+        ids=["grey", "floats", "half"],
+    )
     def test_broken_pictures_are_not_given(self, wrong):
         camera = self.opened(Scripted(lambda number: Shot(number, time.monotonic(), wrong) if number > 5 else None))
         seen = watch(camera, until_fault)

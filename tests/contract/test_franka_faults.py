@@ -18,7 +18,6 @@ import pytest
 from franka_tools import (
     HOME_RAD,
     PATIENCE_S,
-    Pulse,
     driver_at,
     recover,
     set_in_motion,
@@ -27,6 +26,7 @@ from franka_tools import (
     station_at,
     wait_for,
 )
+from pulse import Pulse
 
 from pld_core.errors import RobotError, RobotFaultError, RobotUnavailableError
 from pld_core.types import RobotState

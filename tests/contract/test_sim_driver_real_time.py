@@ -113,11 +113,15 @@ def test_an_overrun_is_skipped_and_never_made_up_for(driver, time):
     assert driver.held_ticks == 1
 
 
-def test_stamps_increase_though_the_system_clock_is_set_back(driver, time, monkeypatch):
-    state = begin(driver)
-    monkeypatch.setattr(driver._periods, "_time_ns", lambda: EPOCH_NS - 10**12)
-    time.sleep(1.0)
-    assert take(driver).stamp_ns == state.stamp_ns + PERIOD_NS
+@pytest.mark.parametrize("ahead_ns", [10**10, -(10**10)])
+@pytest.mark.parametrize("slept_s", [0.0, 1.0])
+def test_stamps_follow_a_system_clock_that_is_set(driver, time, monkeypatch, ahead_ns, slept_s):
+    begin(driver)
+    monkeypatch.setattr(driver._periods, "_time_ns", lambda: time.time_ns() + ahead_ns)
+    time.sleep(slept_s)
+    seen = [take(driver) for _ in range(3)]
+    assert [state.stamp_ns for state in seen] == [time.time_ns() + ahead_ns - n * PERIOD_NS for n in (2, 1, 0)]
+    assert [state.tick for state in seen] == [1, 2, 3]
 
 
 def test_a_success_ends_no_episode_of_the_arm(driver):

@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from pulse import Pulse
 from yam_tools import (
     CHANNEL,
     I2RT_WARNINGS,
@@ -58,26 +59,6 @@ def unseen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     assert raised == []
 
 
-class Stalls:
-    """The longest that a thread was kept waiting for a processor while the context was open, ``worst_s``."""
-
-    def __enter__(self) -> Stalls:
-        self.worst_s, self._ended = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        before = time.monotonic()
-        while not self._ended.wait(0.002):
-            now = time.monotonic()
-            self.worst_s, before = max(self.worst_s, now - before - 0.002), now
-
-
 def move(driver: RealArm) -> None:
     """A few commands at 20 Hz, so that the fault finds the arm on its way."""
     for _ in range(4):
@@ -98,13 +79,13 @@ def found(driver: RealArm, cause: str, breaks: Callable[[], None]) -> None:
     """The fault is told by the states that follow, within its time where this machine leaves us ours."""
     breaks()
     since = time.monotonic()
-    with Stalls() as stalls:
+    with Pulse() as pulse:
         while (seen := driver.next_state(0.05)) is None or seen.mode != "fault":
             assert time.monotonic() - since < PATIENCE_S, f"no fault within {PATIENCE_S} s"
         took_s = time.monotonic() - since
-    print(f"measured: found after {1e3 * took_s:.0f} ms, stalls {1e3 * stalls.worst_s:.0f} ms: {seen.fault}")
+    print(f"measured: found after {1e3 * took_s:.0f} ms, held up {1e3 * pulse.worst_s:.0f} ms: {seen.fault}")
     assert cause in seen.fault
-    assert took_s < WITHIN_S or stalls.worst_s > STALLED_S
+    assert took_s < WITHIN_S or pulse.worst_s > STALLED_S
 
 
 def refused(driver: RealArm, motors: SimulatedMotors) -> None:

@@ -65,20 +65,23 @@ class Running:
 class Station:
     """The nodes of `pld launch sim_train` in real time, without supervisor: who is killed stays dead.
 
-    folder: the learner's; run_dir: the nodes'.
+    folder: the learner's; run_dir: the nodes'; robot: another station's file than the simulated one's.
     """
 
-    def __init__(self, folder: Path, run_dir: Path, domain: int, **settings: Any) -> None:
+    def __init__(self, folder: Path, run_dir: Path, domain: int, robot: str = "", **settings: Any) -> None:
         self.folder, self.run_dir = folder, run_dir
         self.records, self.weights = _free_addresses()
         self._settings = settings
         self._graph = train_graph(
             "sim_train",
             GraphArguments(
-                task=TASK, learner=False, priority=True, domain=domain, run_dir=str(run_dir),
+                task=TASK, robot=robot, learner=False, priority=True, domain=domain, run_dir=str(run_dir),
                 policy="station:Marching", records_address=self.records, weights_address=self.weights,
+                wait_for_operator=False, label_window_s=0.0,
             ),
         )  # fmt: skip
+        cameras = [process.name for process in self._graph.processes if process.name.startswith("camera")]
+        self.nodes = (*(name for name in NODES if name != "camera"), *cameras)
         self._environment = ros_environment(domain)
         self._environment["PYTHONPATH"] = str(Path(__file__).parent)
         self.children: dict[str, Child] = {}
@@ -205,7 +208,8 @@ class Station:
             episode = self.finished(running)
             if not episode.voided:
                 return episode
-            self._blame_load(self.ended(running).message.reason)
+            if reason := self.ended(running).message.reason:  # else pictures were lost on their way to the learner
+                self._blame_load(reason)
         raise AssertionError(f"the machine is too busy: {self._news()}")
 
     def episode_of(self, spec: EpisodeSpec) -> str:
@@ -251,7 +255,7 @@ class Station:
 
     def ready(self, *names: str) -> None:
         """Wait until these nodes (all of them, by default) have nothing to complain of."""
-        wanted = [name for name in names or NODES if name != "controller"]
+        wanted = [name for name in names or self.nodes if name != "controller"]
         self.wait(lambda: not self.ear.health.missing([*wanted, "controller"]), "the station is ready")
 
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
@@ -266,7 +270,7 @@ class Station:
 
     def _news(self) -> str:
         newest = [(h.message.state, h.message.episode_id, h.message.reason) for h in self.ear.statuses[-3:]]
-        return f"Last heard of episodes: {newest}; of nodes: {self.ear.health.missing(NODES) or 'all ready'}."
+        return f"Last heard of episodes: {newest}; of nodes: {self.ear.health.missing(self.nodes) or 'all ready'}."
 
     # -- end -------------------------------------------------------------------------------------
 

@@ -197,6 +197,19 @@ def test_a_pause_ends_the_motion_of_a_reset(node: RobotNode, arm: Arm) -> None:
     assert arm.calls.count("hold") == 1
 
 
+def test_the_silence_after_an_episode_does_not_end_the_reset_of_the_next(
+    node: RobotNode, arm: Arm, clock: Clock
+) -> None:
+    assert give(node, 1)
+    over = threading.Event()
+    arm.reset = lambda seed: over.wait(10)  # type: ignore[assignment, return-value]
+    assert node._reset(Reset.Request(), Reset.Response()).ok
+    clock.pass_periods(WATCHDOG_PERIODS + 1)
+    node._watch()
+    assert "hold" not in arm.calls
+    over.set()
+
+
 def test_silence_ends_in_a_hold(node: RobotNode, arm: Arm, clock: Clock) -> None:
     node._watch()
     assert "hold" not in arm.calls, "nothing moves yet"
@@ -246,6 +259,27 @@ def test_a_command_that_was_decided_on_old_news_is_refused(node: RobotNode, arm:
     assert give(node, 1, age_ns=oldest_ns - 50_000_000)
     assert not give(node, 2, age_ns=oldest_ns + 1_000_000)
     assert arm.calls.count("command") == 1
+
+
+@pytest.mark.parametrize(("jump_s", "why"), [(10, "10000 ms ago"), (-10, "10000 ms in the future")])
+def test_a_clock_that_is_set_ends_in_a_hold(
+    node: RobotNode, arm: Arm, clock: Clock, monkeypatch: pytest.MonkeyPatch, jump_s: int, why: str
+) -> None:
+    """What was seen by the old clock is of no known age; what is seen by the new one moves the arm again."""
+    assert give(node, 1)
+    set_ns = time.time_ns() + jump_s * 10**9
+    monkeypatch.setattr(clock, "time_ns", lambda: set_ns)
+    message = DeltaCommand(sequence=2, action=np.full(7, 0.1, np.float32).tolist())
+    message.header.stamp = time_msg(set_ns - jump_s * 10**9)
+    assert why in node._refusal(message)
+    node._command(message)
+    assert arm.calls.count("command") == 1
+    clock.pass_periods(WATCHDOG_PERIODS + 0.1)
+    node._watch()
+    assert arm.calls[-1] == "hold"
+    message.header.stamp = time_msg(set_ns - 50_000_000)
+    node._command(message)
+    assert arm.calls[-1] == "command"
 
 
 def test_an_arm_that_does_not_recover_stays_stopped(node: RobotNode, arm: Arm) -> None:

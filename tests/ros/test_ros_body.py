@@ -353,6 +353,33 @@ def test_the_first_tick_is_decided_on_the_newest_observation(
     assert not body.judge(body.observe(), False).success, "what was judged before the first action is not its effect"
 
 
+@pytest.mark.parametrize("jump_ms", [10_000, -10_000, -500])
+def test_a_clock_that_is_set_voids_the_episode_and_the_next_one_runs(
+    node: Node, body: RosBody, monkeypatch: pytest.MonkeyPatch, jump_ms: int
+) -> None:
+    ticks, ahead, robot = jump_ms * 10**6 // PERIOD_NS, 0, Robot(node, tick=1000)
+    node.simulated_time = False
+    body._max_age_ms = dict.fromkeys(body._max_age_ms, 150.0)
+    monkeypatch.setattr(ros_body.time, "time_ns", lambda: (robot.tick + ahead) * PERIOD_NS)
+    body.begin(body.reset(0))
+    robot.say()
+    body.observe()
+    ahead = ticks
+    with pytest.raises(ContractError, match="too old"):
+        body.observe()
+    robot.tick, ahead = robot.tick + ticks, 0
+    if jump_ms < 0:  # nothing that has the new time follows what had the old one
+        for _ in range(3):
+            robot.say()
+            with pytest.raises(ContractError, match=r"too old|There is no complete observation"):
+                body.observe()
+        for _ in range(10 if jump_ms > -1000 else 0):  # the old samples stay in sight until the clock has passed them
+            robot.say()
+    body.begin(body.reset(1))
+    robot.say()
+    assert max(body.observe().stamp_ns.values()) == robot.tick * PERIOD_NS
+
+
 def pause(node: Node, body: RosBody, meanwhile: Callable[[], Any]) -> None:
     """The operator pauses; something happens, and it goes on."""
 

@@ -13,6 +13,7 @@ from pld_core.errors import ConfigError
 from pld_core.types import Observation
 
 PROPRIO = "proprio"
+FUTURE_MS = 50.0  # how far ahead of a reader's clock a stamp may be; more, and a clock was set
 _DEPTH = 64  # samples kept of each source: three seconds at 20 Hz
 _BACK_NS = 1_000_000_000  # a stamp so far before the newest is of a clock that began anew
 

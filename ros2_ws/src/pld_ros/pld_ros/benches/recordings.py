@@ -22,8 +22,8 @@ class Delivery:
     """One picture as the device hands it over.
 
     at_s: when, from the beginning, as a player will do again; taken_s: what the device's clock says;
-    number: its count of pictures; image: uint8 ``[h, w, 3]`` RGB, all of one size; colour: False where a
-    device with depth delivers nothing but its depth.
+    number: its count of pictures; image: uint8 ``[h, w, 3]`` RGB, all of one size; colour, depth: False where
+    a device with both streams delivers only the other one.
     """
 
     at_s: float
@@ -31,6 +31,7 @@ class Delivery:
     number: int
     image: np.ndarray
     colour: bool = True
+    depth: bool = True
 
 
 def moving_picture(number: int, height: int, width: int) -> np.ndarray:
@@ -97,7 +98,7 @@ def record_realsense(
     for delivery in deliveries:
         time.sleep(max(0.0, started + delivery.at_s - time.monotonic()))
         for kind, sensor, profile in feeds:
-            if kind[0] == rs.stream.depth or delivery.colour:
+            if delivery.depth if kind[0] == rs.stream.depth else delivery.colour:
                 sensor.on_video_frame(_frame(rs, kind, delivery, profile))
     for sensor in recorded:
         sensor.stop()

@@ -21,7 +21,7 @@ from pld_ros.control.pace import Pace
 from pld_ros.convert import floats, nanoseconds, time_msg, vector
 from pld_ros.inputs import subscribe
 from pld_ros.node import PldNode
-from pld_ros.observations import PROPRIO
+from pld_ros.observations import FUTURE_MS, PROPRIO
 
 LOCKSTEP_TIMEOUT_S = 5.0  # for anything that another node must do while simulated time stands still
 RESET_TIMEOUT_S = 60.0
@@ -239,7 +239,8 @@ class RosBody:
         for source, limit_ms in self._max_age_ms.items():
             silent_ms = 1e3 * self.buffer.silent_s(source)
             lag_ms = (now - stamps[source]) / 1e6
-            if silent_ms > limit_ms or lag_ms > limit_ms + 1e3 * self._node.period_s:
+            most_ms = limit_ms + 1e3 * self._node.period_s
+            if silent_ms > limit_ms or not -FUTURE_MS <= lag_ms <= most_ms:  # of the future: the clock was set back
                 old.append(
                     f"{source} (came {silent_ms:.0f} ms ago, taken {lag_ms:.0f} ms ago, limit {limit_ms:.0f} ms)"
                 )

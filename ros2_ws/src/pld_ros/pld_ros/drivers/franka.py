@@ -70,8 +70,9 @@ def franka(
     acceleration and jerk limits. collision_*: torques of joints [Nm] and forces and torques at the tool [N, Nm]
     beyond which the arm stops by reflex. grasp_force_n: newtons between the fingers. tool_length_m: from the flange
     to the tool centre. joint_margin_rad: how close to its end a joint may come; max_joint_step_rad: how far it may
-    move in one command. max_state_age_ms, max_lead_*: see RealArm. connect_timeout_s: seconds for the control box
-    to answer.
+    move in one command. max_state_age_ms: an older state stops the arm, as does a machine that leaves the thread that
+    talks to it without time for so long; max_lead_*: see RealArm. connect_timeout_s: seconds for the control box to
+    answer.
     """
     if len(station.home_joints_rad) != 7:
         raise ConfigError(
@@ -88,6 +89,7 @@ def franka(
         stiffness_n_m,
         stiffness_nm_rad,
         _flange_to_tool(tool_length_m),
+        max_state_age_ms / 1e3,
     )
     margins = _margins(model, tool_length_m, joint_margin_rad, max_joint_step_rad)
     arm = FrankaArm(

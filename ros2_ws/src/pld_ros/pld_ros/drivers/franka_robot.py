@@ -55,6 +55,7 @@ class RobotSettings:
     stiffness_n_m: float
     stiffness_nm_rad: float
     flange_to_tool: np.ndarray
+    max_gap_s: float  # in which nothing was done for the arm
 
 
 class RobotLink(Link):
@@ -71,6 +72,7 @@ class RobotLink(Link):
         self._stopping = False
         self._tracker: Any = None
         self._time_ms: int | None = None
+        self._gap_s = self._cycled_at = 0.0  # without a cycle at the longest; the newest one, monotonic
         self.measured: Measured | None = None
         self.arrived: JointGoal | None = None  # the last one whose motion has ended
 
@@ -96,14 +98,41 @@ class RobotLink(Link):
         self._ee_to_tool = robot.state.F_T_EE.inverse * franky.Affine(settings.flange_to_tool)
         self._tool_to_ee = self._ee_to_tool.inverse
         self._observe(robot)
+        self._cycled_at = time.monotonic()
         return robot
 
     def _cycle(self, robot: Any) -> None:
+        if self._is_starved(robot):
+            return
         self._steer(robot)
         robot.poll_motion()  # raises what has ended the motion
         if isinstance(self._given, JointGoal) and not robot.is_in_control:
             self.arrived = self._given
         self._observe(robot)
+
+    def _is_starved(self, robot: Any) -> bool:
+        """Whether this thread had no time, or waited for franky, and what becomes of the motion is not known yet.
+
+        Told here, or nobody would know: once a new state is there, none is old any more.
+        """
+        now = time.monotonic()
+        self._gap_s, self._cycled_at = max(self._gap_s, now - self._cycled_at), now
+        if self.fault or self._gap_s <= self._settings.max_gap_s:
+            return False
+        before = self._time_ms
+        robot.poll_motion()
+        self._observe(robot)
+        if self._time_ms != before:  # it is the arm that has waited, not the other way round
+            self._fail(
+                RobotFaultError(
+                    f"this machine had no time for the arm for {1e3 * self._gap_s:.0f} ms "
+                    f"({1e3 * self._settings.max_gap_s:.0f} ms are allowed); end other programs, or allow real-time "
+                    "priority"
+                )
+            )
+            # franky makes up for the lost time by a leap. No motion may be planned from the speed of that.
+            robot.stop()
+        return True
 
     def _steer(self, robot: Any) -> None:
         goal = self._goal

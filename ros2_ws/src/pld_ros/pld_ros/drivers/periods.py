@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pld_ros.drivers.stamps import stamp_of
+
 
 class Periods:
     """Periods of equal length: absolute deadlines, equidistant stamps, no catching up.
 
     Whoever comes more than one period late finds one new period, not several: it begins at that
-    moment and takes its stamp anew. Stamps strictly increase.
+    moment and takes its stamp anew. Stamps increase; only a system clock that was set back takes them back with it.
     clock: monotonic seconds; time_ns: ROS system time in nanoseconds.
     """
 
@@ -39,9 +41,12 @@ class Periods:
             return False
         if late_s < self._period_s:
             self._index += 1
+            stamp_ns = self._time_ns() - round(1e9 * late_s)
+            if abs(stamp_ns - self.stamp_ns) > self._period_ns:  # the system clock was set
+                self._begin(stamp_ns)
         else:
             self.skipped += int(late_s / self._period_s)
-            self._begin(max(self._time_ns(), self.stamp_ns + self._period_ns))
+            self._begin(stamp_of(0.0, self._time_ns(), self.stamp_ns))
         return True
 
     def _begin(self, stamp_ns: int) -> None:

@@ -25,6 +25,7 @@ from pld_ros.convert import floats, nanoseconds, time_msg
 from pld_ros.drivers import make_driver
 from pld_ros.managed import ManagedNode
 from pld_ros.node import RHYTHM_PRIORITY, run_node
+from pld_ros.observations import FUTURE_MS
 from pld_ros.operating.asking import elsewhere
 
 STATE_TIMEOUT_S = 0.2  # without a state for so long the arm counts as gone
@@ -131,8 +132,8 @@ class RobotNode(ManagedNode):
 
     def _watch(self) -> None:
         with self._lock:
-            if self._commanded_at is None or self.simulated_time:
-                return
+            if self._commanded_at is None or self.simulated_time or self._is_resetting():
+                return  # a hold would end the reset
             silent = time.monotonic_ns() - self._commanded_at
             if silent > WATCHDOG_PERIODS * self.period_s * 1e9:
                 self._commanded_at = None
@@ -179,6 +180,8 @@ class RobotNode(ManagedNode):
         age_ms = (time.time_ns() - nanoseconds(message.header.stamp)) / 1e6
         if age_ms > self.station.max_command_age_ms and not self.simulated_time:
             return f"it was decided on what was seen {age_ms:.0f} ms ago"
+        if age_ms < -FUTURE_MS and not self.simulated_time:
+            return f"what it was decided on is stamped {-age_ms:.0f} ms in the future; the system clock was set back"
         if message.sequence <= self._sequence:
             # A controller that was restarted counts from its start time on, never from 0.
             return f"it is out of order (the last one was {self._sequence})"
