@@ -143,7 +143,7 @@ class LiberoEnvironment:
 
     def _call(self, **message: Any) -> dict[str, Any]:
         self._require_open()
-        self.wait_until_ready()
+        self._guarded(self.wait_until_ready)
         return self._guarded(lambda: self._worker.ask(**message)())
 
     def _guarded(self, exchange: Callable[[], Any]) -> Any:

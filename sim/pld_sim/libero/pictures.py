@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import mujoco
@@ -50,7 +51,7 @@ class Pictures:
                 image = self._draw(data, camera, rendered, rendered)
             finally:
                 self._model.geom_group[:] = self._groups
-            images[name] = _shrunk(image, size)
+            images[name] = shrunk(image, size)
         return images
 
     def large(self, data: mujoco.MjData, height: int, width: int) -> np.ndarray:
@@ -58,15 +59,6 @@ class Pictures:
         context = self._context
         context.update_offscreen_size(max(width, context.con.offWidth), max(height, context.con.offHeight))
         return self._draw(data, self._cameras["agentview"], height, width)
-
-    def check(self, images: dict[str, np.ndarray]) -> None:
-        """Raise ConfigError where a camera sees one colour only: OpenGL fails without a word."""
-        for name, image in images.items():
-            if image.std() == 0:
-                raise ConfigError(
-                    f"Camera {name!r} of {self._order.task} is blank (all values {image.flat[0]}): off-screen "
-                    "OpenGL does not work here. Run `pld doctor`, or try MUJOCO_GL=osmesa."
-                )
 
     def _draw(self, data: mujoco.MjData, camera: int, height: int, width: int) -> np.ndarray:
         context = self._context
@@ -95,7 +87,17 @@ class Pictures:
         return bool((shiny & np.isin(model.geom_type, MIRRORS) & (self._groups == VISIBLE_GROUP)).any())
 
 
-def _shrunk(image: np.ndarray, size: int) -> np.ndarray:
+def refuse_blank(images: Mapping[str, np.ndarray], task: str) -> None:
+    """Raise ConfigError where a camera sees one colour only: OpenGL fails without a word."""
+    for name, image in images.items():
+        if image.std() == 0:
+            raise ConfigError(
+                f"Camera {name!r} of {task} is blank (all values are {image.flat[0]}): off-screen OpenGL does not "
+                "work here. Run `pld doctor`, or try MUJOCO_GL=osmesa."
+            )
+
+
+def shrunk(image: np.ndarray, size: int) -> np.ndarray:
     """The mean over square blocks, rounded; uint8 [size, size, 3]."""
     block = len(image) // size
     if block == 1:

@@ -68,7 +68,8 @@ class WorkerProcess:
     def ask(self, **message: Any) -> Callable[[], dict[str, Any]]:
         """Send a request; the function that comes back waits for the answer.
 
-        Raises WorkerGoneError, here or there, and what the worker refuses as ContractError.
+        Raises WorkerGoneError, here or there; ContractError for what the worker refuses; ConfigError where OpenGL
+        does not work.
         """
         while self._unread:  # somebody was interrupted between question and answer
             self._answer(ANSWER_TIMEOUT_S)
@@ -106,6 +107,8 @@ class WorkerProcess:
             self.close()
             error = ImportError(answer["message"], name=answer["missing"])
             raise ConfigError(f"Cannot load {self._order.task}: {error}. {registry.import_hint(error)}")
+        if "unusable" in answer:
+            raise ConfigError(answer["unusable"])
         if "refused" in answer:
             raise ContractError(answer["refused"])
         return answer

@@ -17,7 +17,7 @@ from libero.libero.envs.env_wrapper import ControlEnv
 from robosuite.utils.transform_utils import convert_quat, quat2axisangle
 
 from pld_core.errors import ContractError
-from pld_sim.libero.pictures import Pictures
+from pld_sim.libero.pictures import Pictures, refuse_blank
 from pld_sim.libero.suites import RENDERED, Order
 
 SETTLE_TICKS = 10  # no-ops before the policy acts, as in the evaluation that OpenVLA and openpi share
@@ -65,7 +65,7 @@ class Simulation:
         for tick in range(SETTLE_TICKS):
             self._advance(idle, images and tick == SETTLE_TICKS - 1)
         if images:
-            self._pictures.check(self._seen["images"])
+            refuse_blank(self._seen["images"], self._order.task)
         return self._seen
 
     def step(self, action: np.ndarray, images: bool) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from pld_core.errors import ContractError
+from pld_core.errors import ConfigError, ContractError
 from pld_core.link.codec import decode, encode
 from pld_sim.libero.suites import Order
 
@@ -35,29 +36,37 @@ def serve(connection: Connection, simulation: Simulation) -> None:
             answer = commands[request.pop("do")](**request)
         except ContractError as error:
             answer = {"refused": str(error)}
+        except ConfigError as error:
+            answer = {"unusable": str(error)}
         connection.send_bytes(encode(answer))
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer; it closes the socket
-    connection = Connection(int(sys.argv[1]))
+    connection, status = Connection(int(sys.argv[1])), 0
     try:
-        order = Order(**decode(connection.recv_bytes()))
-        try:
-            from pld_sim.libero.simulation import Simulation
-
-            simulation = Simulation(order)
-        except ImportError as error:
-            connection.send_bytes(encode({"missing": error.name or "libero", "message": str(error)}))
-            return
-        connection.send_bytes(encode(simulation.description()))
-        serve(connection, simulation)
+        _run(connection)
     except (EOFError, ConnectionError):
         pass  # the parent is done with us, or dead
-    finally:
-        sys.stdout.flush()
-        if sys.exc_info()[0] is None:
-            os._exit(0)  # robosuite's destructors complain about a display that is closed already
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # robosuite's destructors would complain about a display that is closed already
+
+
+def _run(connection: Connection) -> None:
+    order = Order(**decode(connection.recv_bytes()))
+    try:
+        from pld_sim.libero.simulation import Simulation
+
+        simulation = Simulation(order)
+    except ImportError as error:
+        connection.send_bytes(encode({"missing": error.name or "libero", "message": str(error)}))
+        return
+    connection.send_bytes(encode(simulation.description()))
+    serve(connection, simulation)
 
 
 if __name__ == "__main__":
