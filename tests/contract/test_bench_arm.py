@@ -31,6 +31,7 @@ def test_an_arm_follows_and_ends_where_it_was_sent(arm, capfd):
     found = json.loads(line)
     assert set(found) >= ASKED
     assert found["ticks"] == 60
+    assert ("ik_ms_p99" in found) == (arm == "yam")
     assert found["final_mm"] <= FINAL_MM[arm]
 
 

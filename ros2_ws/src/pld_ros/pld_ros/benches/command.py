@@ -12,7 +12,7 @@ from pld_core.cli.common import only_json, take_flag, take_option
 from pld_core.errors import ConfigError, UnknownNameError
 from pld_core.interfaces import RobotDriver
 from pld_core.stations import RobotConfig, load_robot
-from pld_ros.benches.lissajous import drive
+from pld_ros.benches.lissajous import drive, spread
 from pld_ros.drivers import make_driver
 
 HELP = """usage: pld bench-arm franka|yam [--seconds N] [--json]
@@ -25,6 +25,7 @@ ends the simulator. The last line is one JSON object:
   late_ms_*       how late the ticks began
   track_mm_*      from where the deltas led to where the arm was at that moment
   final_mm        the same, two seconds after the last delta and once the arm is at rest
+  ik_ms_*         yam: what finding the joints for a pose takes inside of the driver: p50, p99, max
 Needs the extra of the arm: pip install 'pld[franka]' or 'pld[yam]'."""
 
 
@@ -73,9 +74,15 @@ def measure(name: str, seconds: float, progress: Callable[[int], None]) -> dict[
         driver: RobotDriver = make_driver(station, "")
         driver.connect()
         try:
-            return drive(driver, seconds, progress)
+            return {**drive(driver, seconds, progress), **_inverse_kinematics(driver)}
         finally:
             driver.close()
+
+
+def _inverse_kinematics(driver: RobotDriver) -> dict[str, float]:
+    """Of an arm whose driver does that itself; nothing of any other."""
+    took_s = getattr(getattr(driver, "arm", None), "ik_s", ())
+    return spread("ik_ms", took_s) if took_s else {}
 
 
 def _seconds(given: str | None) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -91,9 +91,9 @@ def drive(driver: RobotDriver, seconds: float, progress: Callable[[int], None] =
     return {
         "ticks": len(calls),
         "missed": int((np.array(late) > MISSED_S).sum()),
-        **_spread("call_ms", calls),
-        **_spread("late_ms", late),
-        **_spread("track_mm", track),
+        **spread("call_ms", calls),
+        **spread("late_ms", late),
+        **spread("track_mm", track),
         "final_mm": round(1e3 * final, 3),
     }
 
@@ -109,7 +109,7 @@ def settle(watcher: Watcher) -> None:
             return
 
 
-def _spread(name: str, seconds_or_metres: list[float]) -> dict[str, float]:
+def spread(name: str, seconds_or_metres: Sequence[float]) -> dict[str, float]:
     """Median, 99th percentile and largest, in thousandths."""
     p50, p99, worst = 1e3 * np.percentile(seconds_or_metres, (50, 99, 100))
     return {f"{name}_p50": round(p50, 3), f"{name}_p99": round(p99, 3), f"{name}_max": round(worst, 3)}

@@ -59,15 +59,17 @@ class RealArm:
         self._period_s, self._max_age_s = 1.0 / state_rate_hz, max_state_age_ms / 1e3
         self._max_lead = max_lead_m, max_lead_rad
         self._clock, self._sleep, self._time_ns = clock, sleep, time_ns
-        # Guards all below, and every call of the arm but go_home and those that ``_unlocked`` makes.
-        self._lock = threading.Condition(threading.Lock())
+        self._lock = threading.Condition(threading.Lock())  # guards all below, and the arm's calls that do not block
         self._connected = self._stopped = self._homing = False
-        self._busy = ""  # with what the arm is, while nobody else may call it
-        self._fault = ""
+        self._fault = self._busy = ""  # busy: with what the arm is, while nobody else may call it
         self._resets = self._stops = self._stamp_ns = 0
         self._reading: Reading | None = None
         self._aborted = threading.Event()  # the newest reset
         self._forget()
+
+    @property
+    def arm(self) -> Arm:
+        return self._arm
 
     def spec(self) -> ActionSpec:
         return self._spec
@@ -238,10 +240,9 @@ class RealArm:
             self._require_readiness()
             self._observed()
             self._refuse_fault()
-            self._homing, self._aborted, self._target = True, threading.Event(), None
-            aborted = self._aborted  # a recovery or another reset must not revive this one
             self._arm.grip(True)
-            self._opened = True
+            aborted = threading.Event()  # of this reset: a recovery or another one must not revive it
+            self._homing, self._aborted, self._target, self._opened = True, aborted, None, True
         try:
             self._arm.go_home(np.array(self._station.home_joints_rad), aborted.is_set)
         except RobotError as error:

@@ -79,6 +79,11 @@ class YamArm:
             self._thread = None
         self._chain.close()
 
+    @property
+    def ik_s(self) -> tuple[float, ...]:
+        """Seconds that the joints of each of the last poses took to find; since the first ``connect``."""
+        return () if self._kinematics is None else tuple(self._kinematics.took_s)
+
     # -- measured --------------------------------------------------------------------------------
 
     def read(self) -> Reading:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from pathlib import Path
 
 import mujoco
@@ -23,6 +25,7 @@ _VENDORS_TOOL = "tcp_site"  # at the gripper's flange, z along the fingers
 _HALF_TURN = np.array([0.0, 0.0, 0.0, 1.0])
 _CLOSE_M, _CLOSE_RAD = 5e-5, 5e-4  # a pose is reached
 _ROUNDS = 6  # one or two suffice on the way; the others are for where the arm cannot quite go
+_TIMED = 10_000  # calls whose times are kept
 _JUMP_RAD = 0.8  # a joint that would turn further than this for one pose goes to another branch, or flails
 
 
@@ -31,12 +34,14 @@ class YamKinematics:
 
     tool_offset_m: from the gripper's flange to the tool centre, along the fingers; margin_rad: how close to its end a
     joint may come; max_step_rad: how far a joint may move in one command. Not for use by several threads at a time.
+    ``took_s``: seconds that each of the last calls of ``joints_for`` took.
     """
 
     def __init__(
         self, arm_type: str, gripper_type: str, tool_offset_m: float, margin_rad: float, max_step_rad: float
     ) -> None:
         mink = imported()
+        self.took_s: deque[float] = deque(maxlen=_TIMED)
         spec = _without_fingers(model_of(arm_type, gripper_type))
         position, quaternion = _tool_in_hand(spec, tool_offset_m)
         spec.body(HAND).add_site(name=TOOL, pos=position, quat=quaternion)
@@ -62,6 +67,7 @@ class YamKinematics:
 
         Where that is a leap away they are ``start`` itself. Raises RobotError where the solver fails.
         """
+        began = time.perf_counter()
         mink = imported()
         configuration, task = self._configuration, self._task
         start = np.clip(start, self._low, self._high)
@@ -76,6 +82,8 @@ class YamKinematics:
                 configuration.integrate_inplace(velocity, 1.0)
         except mink.MinkError as error:
             raise RobotError(f"No joint angles were found for the tool at {position.tolist()}: {error}") from error
+        finally:
+            self.took_s.append(time.perf_counter() - began)
         found = np.clip(configuration.q, self._low, self._high)
         return found if np.abs(found - start).max() < _JUMP_RAD else start
 
