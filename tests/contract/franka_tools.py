@@ -16,6 +16,7 @@ from pld_ros.drivers.franka import franka
 from pld_ros.drivers.real_arm import RealArm
 
 HOME_RAD = (0.0, 0.1, 0.0, -2.2, 0.0, 2.3, 0.7853)  # the tool centre near the middle of the workspace
+CALM = {"max_state_age_ms": 3000.0}  # for what is no silence; how fast a fault is found: test_franka_faults
 PATIENCE_S = 60.0  # of tests on a machine with other work; never waited for where all goes well
 
 

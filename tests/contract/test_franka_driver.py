@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from typing import Any
 
 import mujoco
 import numpy as np
 import pytest
-from franka_tools import HOME_RAD, PATIENCE_S, driver_at, sideways, state, station_at, wait_for
+from franka_tools import CALM, PATIENCE_S, driver_at, sideways, state, station_at, wait_for
 from robot_driver_contract import GENTLE, RobotDriverContract
 
 from pld_core.control import rotations
 from pld_core.errors import ConfigError, RobotUnavailableError
+from pld_core.stations import RobotConfig
 from pld_ros.benches.franka_simulator import FrankaSimulator
 from pld_ros.drivers import make_driver
 from pld_ros.drivers.franka import franka
@@ -23,22 +25,10 @@ from pld_sim.tabletop import models
 
 pytest.importorskip("franky", reason="needs the extra 'franka'")
 
-# On a machine with other work the simulator may pause; how fast a fault is found is measured in test_franka_faults.
-CALM = {"max_state_age_ms": 3000.0}
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[FrankaSimulator]:
-    with FrankaSimulator(joints_rad=HOME_RAD) as started:
-        yield started
-
 
 @pytest.fixture
-def driver(simulator: FrankaSimulator) -> Iterator[RealArm]:
-    made = driver_at(simulator.host, **CALM)
-    made.connect()
-    yield made
-    made.close()
+def driver(calm: RealArm) -> RealArm:
+    return calm
 
 
 class TestFranka(RobotDriverContract):
@@ -66,9 +56,7 @@ class TestFranka(RobotDriverContract):
         assert repeated < 5
 
 
-def _with_options(station, options):
-    import dataclasses
-
+def _with_options(station: RobotConfig, options: dict[str, Any]) -> RobotConfig:
     return dataclasses.replace(station, driver="pld_ros.drivers.franka:franka", driver_options=options)
 
 
@@ -201,6 +189,7 @@ def test_an_unknown_option_is_named() -> None:
 
 
 # -- the simulator -------------------------------------------------------------------------------
+
 
 def test_a_simulator_ends_with_whoever_started_it() -> None:
     code = (

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from franka_tools import (
-    HOME_RAD,
+    CALM,
     PATIENCE_S,
     driver_at,
     recover,
@@ -41,24 +41,9 @@ NOWHERE = "127.253.253.253"  # no simulator: they stay below
 LEFT = np.array([0, 0.5, 0, 0, 0, 0], np.float32)
 
 
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[FrankaSimulator]:
-    with FrankaSimulator(joints_rad=HOME_RAD) as started:
-        yield started
-
-
 @pytest.fixture
 def driver(simulator: FrankaSimulator) -> Iterator[RealArm]:
     made = driver_at(simulator.host)
-    made.connect()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def calm(simulator: FrankaSimulator) -> Iterator[RealArm]:
-    """A driver that does not mind how slow the simulator is, for faults that are no silence."""
-    made = driver_at(simulator.host, max_state_age_ms=3000.0)
     made.connect()
     yield made
     made.close()
@@ -248,7 +233,7 @@ def test_a_command_from_a_thread_after_a_stop(calm: RealArm) -> None:
 
 
 def test_a_stop_ends_the_way_home(simulator: FrankaSimulator) -> None:
-    driver = franka(station_at(simulator.host), dynamics_factor=0.05, max_state_age_ms=3000.0)
+    driver = franka(station_at(simulator.host), dynamics_factor=0.05, **CALM)
     driver.connect()
     try:
         driver.command(LEFT, -1.0)
@@ -309,7 +294,7 @@ class Imitated(franky.Robot):
 def test_a_reflex(simulator: FrankaSimulator, monkeypatch: pytest.MonkeyPatch, how: str, match: str) -> None:
     monkeypatch.setattr(franky, "Robot", Imitated)
     monkeypatch.setattr(Imitated, "how", "")
-    driver = driver_at(simulator.host, max_state_age_ms=3000.0)
+    driver = driver_at(simulator.host, **CALM)
     driver.connect()
     try:
         set_in_motion(driver)

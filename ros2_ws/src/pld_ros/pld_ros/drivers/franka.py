@@ -94,45 +94,38 @@ def franka(
     margins = _margins(model, tool_length_m, joint_margin_rad, max_joint_step_rad)
     arm = FrankaArm(
         station.address,
-        settings,
+        tuple(f"{model}_joint{i}" for i in range(1, 8)),
         margins,
-        gripper_open_m=station.gripper_open_m,
-        gripper_speed_m_s=gripper_speed_m_s,
-        grasp_force_n=grasp_force_n,
-        model=model,
-        connect_timeout_s=connect_timeout_s,
+        lambda recover: RobotLink(station.address, settings, recover),
+        lambda: HandLink(station.address, station.gripper_open_m, gripper_speed_m_s, grasp_force_n),
+        connect_timeout_s,
     )
     return RealArm(station, arm, max_state_age_ms=max_state_age_ms, max_lead_m=max_lead_m, max_lead_rad=max_lead_rad)
 
 
 class FrankaArm:
-    """Implements pld_ros.drivers.arm.Arm. The parameters are those of ``franka``."""
+    """Implements pld_ros.drivers.arm.Arm.
+
+    make_robot, make_hand: new connections, the arm's with or without leaving a fault; timeout_s: see ``franka``.
+    """
 
     def __init__(
         self,
         address: str,
-        settings: RobotSettings,
+        joint_names: tuple[str, ...],
         margins: JointMargins,
-        *,
-        gripper_open_m: float = 0.08,
-        gripper_speed_m_s: float = 0.1,
-        grasp_force_n: float = 20.0,
-        model: Model = "fr3",
-        connect_timeout_s: float = 5.0,
+        make_robot: Callable[[bool], RobotLink],
+        make_hand: Callable[[], HandLink],
+        timeout_s: float,
     ) -> None:
-        self._address, self._settings, self._margins = address, settings, margins
-        self._hand_settings = gripper_open_m, gripper_speed_m_s, grasp_force_n
-        self._names = tuple(f"{model}_joint{i}" for i in range(1, 8))
-        self._timeout_s = connect_timeout_s
+        self.joint_names = joint_names
+        self._address, self._margins, self._timeout_s = address, margins, timeout_s
+        self._make_robot, self._make_hand = make_robot, make_hand
         self._robot: RobotLink | None = None
         self._hand: HandLink | None = None
         self._started: list[Link] = []  # and not ended yet
         # A thread that is inside of franky when the interpreter ends would abort the process.
         weakref.finalize(self, _ended, self._started, 1.5)
-
-    @property
-    def joint_names(self) -> tuple[str, ...]:
-        return self._names
 
     def connect(self) -> None:
         """See ``Arm.connect``."""
@@ -197,8 +190,7 @@ class FrankaArm:
                 f"An earlier connection to the Franka at {self._address} still waits for an answer: restart the "
                 "control box, or this program."
             )
-        robot = RobotLink(self._address, self._settings, recover)
-        hand = HandLink(self._address, *self._hand_settings)
+        robot, hand = self._make_robot(recover), self._make_hand()
         try:
             for link in (robot, hand):
                 self._started.append(link)
