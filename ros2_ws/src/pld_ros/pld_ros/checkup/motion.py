@@ -102,9 +102,7 @@ def _begin(driver: RobotDriver, station: RobotConfig, state: RobotState) -> tupl
     opened = state.gripper_width_m > station.gripper_open_m / 2
     gripper = 1.0 if opened else -1.0
     if isinstance(driver, RealArm):
-        # It tells its hand something only where that differs from what it told it last, and after connecting nothing
-        # was told yet. So nothing is sent: a hand half open, or around something, stays as it is.
-        driver._opened = opened
+        driver.leave_grip(opened)  # half open, or around something
     elif station.is_simulated:
         driver.reset(0)  # a simulated arm takes commands only within an episode
         state = _state(driver)

@@ -210,6 +210,11 @@ class RealArm:
             self._fail(str(error))
             raise
 
+    def leave_grip(self, opened: bool) -> None:
+        """Take the gripper for opened, or closed, without telling it so: it stays as it is until told the opposite."""
+        with self._lock:
+            self._opened = opened
+
     def hold(self) -> None:
         with self._lock:
             self._aborted.set()
