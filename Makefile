@@ -37,9 +37,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py | $(BIN)/uv
 	$(UV_INSTALL) -e .
 	@touch $@
 
-# The tests drive the arms' and cameras' own libraries.
+# The tests drive the arms' and cameras' own libraries, and the tasks of LIBERO.
 $(VENV)/.installed-dev: pyproject.toml constraints.txt setup.py | $(BIN)/uv
-	$(UV_INSTALL) -e '.[dev,franka,yam,realsense,opencv]'
+	$(UV_INSTALL) -e '.[dev,franka,yam,realsense,opencv,libero]'
 	@PYTHON=$(BIN)/python bash .ci/system_libraries.sh usb
 	@PYTHON=$(BIN)/python bash .ci/system_libraries.sh opencv
 	@touch $@ $(VENV)/.installed
