@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,6 +53,12 @@ class ConcurrentEnvironment(Environment, Protocol):
         Either half raises what ``step`` would. Call it before anything else is asked of this environment.
         """
         ...
+
+
+def begin_step(environment: Environment, action: np.ndarray) -> Callable[[], TimeStep]:
+    """``ConcurrentEnvironment.begin_step`` of any environment; others take the whole step when waited for."""
+    begin = getattr(environment, "begin_step", None)
+    return begin(action) if begin else partial(environment.step, action)
 
 
 @runtime_checkable

@@ -8,13 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from pld_core.control import ResidualController, SafetyLimits, Tick
 from pld_core.errors import ContractError, NonFiniteError
-from pld_core.interfaces import BasePolicy, Environment, ResidualActor, RewardModel
+from pld_core.interfaces import BasePolicy, Environment, ResidualActor, RewardModel, begin_step
 from pld_core.stages.recorder import EpisodeRecorder, blank_row
 from pld_core.types import Episode, EpisodeSpec, TimeStep
 
@@ -145,9 +144,7 @@ class LocalRunner:
             running.recorder.see(running.step.observation, outcome)
             if running.recorder.finished:
                 return _Finished(running.recorder.episode(self.policy.version))
-            action = np.array(outcome.action)
-            begin_step = getattr(environment, "begin_step", None)  # interfaces.ConcurrentEnvironment
-            return begin_step(action) if begin_step else partial(environment.step, action)
+            return begin_step(environment, np.array(outcome.action))
         except ContractError as fault:
             return fault
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pld_core.errors import ContractError
-from pld_core.interfaces import SimulatedEnvironment
-from pld_core.types import Observation
+from pld_core.interfaces import SimulatedEnvironment, begin_step
+from pld_core.types import Observation, TimeStep
 from pld_core.vla.model import GROUNDING_DIM
 
 MISS_CM = 0.5  # standard deviation, per axis, of where a careless episode goes instead of the target
@@ -77,15 +77,16 @@ def collect_grounding_frames(environments: Sequence[SimulatedEnvironment], frame
 
     The frames must cover what a policy that half works will see, its accidents included: half of the
     episodes are the oracle's with bursts of random actions, half go straight for a wrong spot and press
-    on. Environments are stepped in turn, each through episodes of its own; equal seeds give equal frames.
+    on. Each environment goes through episodes of its own, those whose ticks run elsewhere all at once; equal seeds
+    give equal frames.
     """
     rng = np.random.default_rng(seed)
     drivers = [_Driver(e, child) for e, child in zip(environments, rng.spawn(len(environments)), strict=True)]
     observations: list[Observation] = []
     labels: list[np.ndarray] = []
     while len(observations) < frames:
-        for driver in drivers:
-            observation, label = driver.tick()
+        for finish in [driver.begin_tick() for driver in drivers]:
+            observation, label = finish()
             observations.append(observation)
             labels.append(label)
     return GroundingFrames.gather(observations[:frames], labels[:frames])
@@ -102,16 +103,18 @@ class _Driver:
         self._rng = rng
         self._ticks_left = 0
 
-    def tick(self) -> tuple[Observation, np.ndarray]:
-        """Move one tick (or start an episode) and return what is seen, with its label."""
-        environment = self._environment
+    def begin_tick(self) -> Callable[[], tuple[Observation, np.ndarray]]:
+        """Move one tick (or start an episode); the function that comes back waits for what is seen, and its label."""
         if self._ticks_left == 0 or self._step.last:
             self._start()
-        else:
-            self._step = environment.step(self._action())
-            self._ticks_left -= 1
-        self._label = np.asarray(environment.grounding(), np.float32)
-        return self._step.observation, self._label
+            return lambda: self._look(self._step)
+        self._ticks_left -= 1
+        step = begin_step(self._environment, self._action())
+        return lambda: self._look(step())
+
+    def _look(self, step: TimeStep) -> tuple[Observation, np.ndarray]:
+        self._step, self._label = step, np.asarray(self._environment.grounding(), np.float32)
+        return step.observation, self._label
 
     def _start(self) -> None:
         rng, environment = self._rng, self._environment
