@@ -24,8 +24,8 @@ class Pictures:
     """Draws with the package's own OpenGL context; belongs to the thread that made it.
 
     Without a GPU the time goes into triangles, not pixels. Shapes whose bounding box lies outside of a
-    camera's view are left out, which changes no pixel. Where a mirror is in the scene and ``order.reflections``
-    is set they are all drawn: a mirror may show what the camera does not see.
+    camera's view are left out, which changes no pixel. Where a mirror is in view and ``order.reflections`` is set
+    they are all drawn, twice: a mirror may show what the camera does not see.
     """
 
     def __init__(self, context: MjRenderContextOffscreen, order: Order) -> None:
@@ -36,8 +36,7 @@ class Pictures:
         box = self._model.geom_aabb
         self._box_corners = box[:, None, :3] + _CORNERS * box[:, None, 3:]  # [G, 8, 3] in the geom's frame
         self._endless = self._model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
-        self._context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = order.reflections
-        self._leave_out = not (order.reflections and self._has_mirror())
+        self._mirrors = np.flatnonzero(self._reflects()) if order.reflections else np.zeros(0, int)
 
     def draw(self, data: mujoco.MjData) -> dict[str, np.ndarray]:
         """{camera: uint8 [size, size, 3]} the right way up."""
@@ -45,10 +44,12 @@ class Pictures:
         rendered = max(size, RENDERED)
         images = {}
         for name, camera in self._cameras.items():
-            if self._leave_out:
-                self._model.geom_group[:] = np.where(self._outside(data, camera), HIDDEN_GROUP, self._groups)
+            outside = self._outside(data, camera)
+            mirrored = not outside[self._mirrors].all()
+            if not mirrored:
+                self._model.geom_group[:] = np.where(outside, HIDDEN_GROUP, self._groups)
             try:
-                image = self._draw(data, camera, rendered, rendered)
+                image = self._draw(data, camera, rendered, rendered, mirrored)
             finally:
                 self._model.geom_group[:] = self._groups
             images[name] = shrunk(image, size)
@@ -58,10 +59,11 @@ class Pictures:
         """The agent's view, uint8 [height, width, 3]."""
         context = self._context
         context.update_offscreen_size(max(width, context.con.offWidth), max(height, context.con.offHeight))
-        return self._draw(data, self._cameras["agentview"], height, width)
+        return self._draw(data, self._cameras["agentview"], height, width, self._order.reflections)
 
-    def _draw(self, data: mujoco.MjData, camera: int, height: int, width: int) -> np.ndarray:
+    def _draw(self, data: mujoco.MjData, camera: int, height: int, width: int, mirrored: bool) -> np.ndarray:
         context = self._context
+        context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = mirrored
         context.cam.type, context.cam.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera
         mujoco.mjv_updateScene(
             self._model, data, context.vopt, context.pert, context.cam, mujoco.mjtCatBit.mjCAT_ALL, context.scn
@@ -80,11 +82,12 @@ class Pictures:
         sides = (x > reach, x < -reach, y > reach, y < -reach, z > 0)
         return np.logical_or.reduce([side.all(1) for side in sides]) & ~self._endless
 
-    def _has_mirror(self) -> bool:
+    def _reflects(self) -> np.ndarray:
+        """Which geoms are mirrors, bool [G]."""
         model = self._model
         material = model.geom_matid
         shiny = (material >= 0) & (model.mat_reflectance[material] > 0)
-        return bool((shiny & np.isin(model.geom_type, MIRRORS) & (self._groups == VISIBLE_GROUP)).any())
+        return shiny & np.isin(model.geom_type, MIRRORS) & (self._groups == VISIBLE_GROUP)
 
 
 def refuse_blank(images: Mapping[str, np.ndarray], task: str) -> None:

@@ -48,6 +48,7 @@ class Order:
     index: int
     image_size: int = 64
     reflections: bool = True
+    draw_threads: bool = True  # without a GPU, rasterise on threads of its own; False where lanes fill the cores
 
     @property
     def task(self) -> str:

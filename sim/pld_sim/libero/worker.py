@@ -58,6 +58,8 @@ def main() -> None:
 
 def _run(connection: Connection) -> None:
     order = Order(**decode(connection.recv_bytes()))
+    if not order.draw_threads:
+        os.environ.setdefault("LP_NUM_THREADS", "0")  # of Mesa's llvmpipe; pixels are the same
     try:
         from pld_sim.libero.simulation import Simulation
 
