@@ -78,6 +78,7 @@ class SimulatedEnvironment(Environment, Protocol):
 
     renders_cameras: while False, ``reset`` and ``step`` deliver observations without images and spend
     nothing on rendering.
+    Optional: ``image_every`` ticks that a picture serves before the next is taken, counted from the reset.
     """
 
     renders_cameras: bool

@@ -32,11 +32,15 @@ class _Lane:
     cursor: ChunkCursor
     spec: EpisodeSpec
     tick: int = 0
+    chunk: ActionChunk | None = None  # the base's last answer
+    planned_at: np.ndarray | None = None  # proprioception then
 
 
 class ResidualController:
     """Turns observations into executed actions for one robot or for many simulated lanes at once.
 
+    replan_every: ticks that a chunk of the base serves; the base is asked for no more. Where that is more than one,
+    the residual also sees how the proprioception has changed since: the base's features are of that time.
     features: how many of the leading entries of the policy's features the residual sees (None: all).
     observation_spec: what every observation is checked against (None: only that it is finite).
     ``residual=False`` serves the learners without a base (RLPD and the like): the actor's output is
@@ -56,7 +60,7 @@ class ResidualController:
         self.policy = policy
         self.limits = limits
         self.residual = residual
-        self._features = features
+        self._features, self._sees_change = features, replan_every > 1
         self._observation_spec = observation_spec
         self._dim = limits.action_spec.dim
         idle = EpisodeSpec(task="", seed=0)
@@ -67,7 +71,7 @@ class ResidualController:
     def state_dim(self, spec: ObservationSpec) -> int:
         """Size ``S`` of a tick's state for observations of ``spec``."""
         features = self.policy.feature_dim if self._features is None else min(self._features, self.policy.feature_dim)
-        return spec.proprio_dim + features + self.policy.action_horizon * self._dim
+        return spec.proprio_dim * (1 + self._sees_change) + features + self.policy.action_horizon * self._dim
 
     def reset(self, lane: int, spec: EpisodeSpec) -> None:
         self._lanes[lane].cursor.reset()
@@ -93,18 +97,27 @@ class ResidualController:
     ) -> list[Tick | ContractError]:
         """As ``tick``, but a lane whose observation or chunk is faulty gets its fault in place of a tick
         and stays where it was; the others go on as if it were not there."""
-        chunks = self._chunks(observations)
+        chunks = self._chunks(lanes, observations)
         sound = [(k, chunk) for k, chunk in enumerate(chunks) if not isinstance(chunk, ContractError)]
         seen, where = [observations[k] for k, _ in sound], [lanes[k] for k, _ in sound]
         ticks = iter(self._decide(where, seen, [chunk for _, chunk in sound], actor) if sound else [])
         return [chunk if isinstance(chunk, ContractError) else next(ticks) for chunk in chunks]
 
-    def _chunks(self, observations: Sequence[Observation]) -> list[ActionChunk | ContractError]:
-        """The base's answer, or the fault, for each observation."""
-        faults = [_fault(check_observation, seen, self._observation_spec) for seen in observations]
-        sound = [seen for seen, fault in zip(observations, faults, strict=True) if fault is None]
-        answers = iter(self._infer(sound) if sound else [])
-        return [next(answers) if fault is None else fault for fault in faults]
+    def _chunks(
+        self, lanes: Sequence[int], observations: Sequence[Observation]
+    ) -> list[ActionChunk | ContractError]:
+        """The base's answer, or the fault, for each observation; its last answer where that serves on."""
+        chunks: list[ActionChunk | ContractError | None] = [
+            _fault(check_observation, seen, self._observation_spec) or self._serving(lane)
+            for lane, seen in zip(lanes, observations, strict=True)
+        ]
+        wanted = [k for k, chunk in enumerate(chunks) if chunk is None]
+        for k, chunk in zip(wanted, self._infer([observations[k] for k in wanted]) if wanted else [], strict=True):
+            chunks[k] = chunk
+        return cast(list[ActionChunk | ContractError], chunks)
+
+    def _serving(self, lane: int) -> ActionChunk | None:
+        return None if self._lanes[lane].cursor.wants_chunk else self._lanes[lane].chunk
 
     def _infer(self, observations: Sequence[Observation]) -> list[ActionChunk | ContractError]:
         """A policy that refuses a batch is asked one by one: by its contract no answer changes with that."""
@@ -146,12 +159,17 @@ class ResidualController:
         self, lanes: Sequence[int], observations: Sequence[Observation], chunks: Sequence[ActionChunk]
     ) -> tuple[np.ndarray, np.ndarray]:
         states, base = [], []
-        for lane, observation, chunk in zip(lanes, observations, chunks, strict=True):
-            cursor = self._lanes[lane].cursor
-            cursor.offer(chunk)
-            plan = cursor.plan(self.policy.action_horizon)
-            states.append(np.concatenate([observation.proprio, chunk.features[: self._features], plan.reshape(-1)]))
-            base.append(cursor.next())
+        for index, observation, chunk in zip(lanes, observations, chunks, strict=True):
+            lane = self._lanes[index]
+            if lane.cursor.wants_chunk:
+                lane.chunk, lane.planned_at = chunk, observation.proprio
+                lane.cursor.offer(chunk)
+            seen = [observation.proprio, chunk.features[: self._features]]
+            if self._sees_change:
+                seen.insert(1, observation.proprio - lane.planned_at)
+            plan = lane.cursor.plan(self.policy.action_horizon)
+            states.append(np.concatenate([*seen, plan.reshape(-1)]))
+            base.append(lane.cursor.next())
         return np.stack(states).astype(np.float32), np.stack(base).astype(np.float32)
 
     def _residual_active(self, lane: int, actor: ResidualActor | None) -> bool:

@@ -55,13 +55,15 @@ class LocalRunner:
         replan_every: int = 1,
         residual: bool = True,
         features: int | None = None,
+        images_every_tick: bool = False,
         stopping: threading.Event | None = None,
     ) -> None:
+        """images_every_tick: also where an environment could leave out those that nobody looks at (``image_every``)."""
         first = environments[0]
         limits = SafetyLimits(first.action_spec, getattr(first, "workspace", None))
         self.environments = environments
         self.policy = policy
-        self._settings = (reward, replan_every, residual, features)
+        self._settings = (reward, replan_every, residual, features, images_every_tick)
         self._rewards = [reward() for _ in environments]
         self.sees_for_itself = sees_for_itself(self._rewards[0])
         self._controller = ResidualController(
@@ -112,10 +114,17 @@ class LocalRunner:
         self._rewards[lane].reset()
         if hasattr(environment, "stop_at_success"):
             environment.stop_at_success = not self.sees_for_itself  # type: ignore[attr-defined]
+        if hasattr(environment, "image_every"):
+            environment.image_every = self._image_every(spec)  # type: ignore[attr-defined]
         try:
             self._active[lane] = _Running(index, recorder, environment.reset(spec.seed))
         except ContractError as fault:
             self._finished[index] = self._void(recorder, fault)
+
+    def _image_every(self, spec: EpisodeSpec) -> int:
+        """Ticks between the pictures that somebody looks at; the base does when it plans."""
+        _, replan_every, _, _, every_tick = self._settings
+        return 1 if spec.record_images or self.sees_for_itself or every_tick else replan_every
 
     def _tick(self, actor: ResidualActor | None, on_tick: OnTick | None) -> None:
         if self._stopping.is_set():

@@ -49,9 +49,10 @@ class Workspace:
             return BackgroundRunner(lambda: make(self.config, self.folder, self.policy, residual, features))
         factory = bring.environment_factory(self._objects.get("task", self.config.task))
         reward = bring.reward_factory(self._objects.get("reward", self.config.reward))
+        looks = self.config.images_every_tick or self._wants_images
         return BackgroundRunner(
             lambda: LocalRunner(
-                factory(self.config.lanes), self.policy, reward, self.config.replan_every, residual, features
+                factory(self.config.lanes), self.policy, reward, self.config.replan_every, residual, features, looks
             )
         )
 
@@ -133,12 +134,17 @@ class Workspace:
         """``auto`` is ``resnet10`` where there are cameras and a GPU, or cameras that only it could see."""
         if self.config.learn.encoder != "auto":
             return self.config.learn.encoder
+        return "resnet10" if self._wants_images and self.environment.observation_spec.cameras else "features"
+
+    @cached_property
+    def _wants_images(self) -> bool:
+        """Whether the residual learns from images, if there are any."""
+        if self.config.learn.encoder != "auto":
+            return self.config.learn.encoder == "resnet10"
         import jax
 
-        has_cameras = bool(self.environment.observation_spec.cameras)
         # A residual without the base's features and without an image encoder would learn blind.
-        needed = self.policy.feature_dim == 0
-        return "resnet10" if has_cameras and (needed or jax.default_backend() != "cpu") else "features"
+        return self.policy.feature_dim == 0 or jax.default_backend() != "cpu"
 
     @property
     def learns_from_images(self) -> bool:
@@ -146,12 +152,15 @@ class Workspace:
 
     @cached_property
     def state_groups(self) -> tuple[int, ...]:
-        """Sizes of what the residual sees: proprioception, features of the base, the base's plan."""
+        """Sizes of what the residual sees: proprioception, its change since the base planned (where it does not at
+        every tick), features of the base, the base's plan."""
         plan = self.policy.action_horizon * self.environment.action_spec.dim
         seen = self.policy.feature_dim
         if self.config.learn.policy_features is not None:
             seen = min(seen, self.config.learn.policy_features)
-        return tuple(size for size in (self.environment.observation_spec.proprio_dim, seen, plan) if size)
+        proprio = self.environment.observation_spec.proprio_dim
+        change = proprio if self.config.replan_every > 1 else 0
+        return tuple(size for size in (proprio, change, seen, plan) if size)
 
     @property
     def state_dim(self) -> int:

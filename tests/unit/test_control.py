@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -192,3 +194,42 @@ def test_a_faulty_lane_leaves_its_neighbours_as_they_are() -> None:
     fault, beside = together.attempt([0, 1], seen, FixedActor(1.0))
     assert isinstance(fault, NonFiniteError)
     assert beside.action.tobytes() == alone.tick([1], seen[1:], FixedActor(1.0))[0].action.tobytes()
+
+
+class Counting:
+    """A base that counts what it is asked, and answers that number in actions and features."""
+
+    version, action_horizon, feature_dim = "counting", 4, 2
+    asked = 0
+
+    def infer(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        self.asked += len(observations)
+        number = np.float32(0.01 * self.asked)
+        chunk = ActionChunk(np.full((4, 3), number), np.full(2, number, np.float32), self.version)
+        return [chunk] * len(observations)
+
+
+def test_the_base_is_asked_no_more_often_than_it_replans() -> None:
+    base = Counting()
+    tested = ResidualController(base, SafetyLimits(ActionSpec(dim=3, gripper=None)), lanes=2, replan_every=3)
+    for lane in (0, 1):
+        tested.reset(lane, EpisodeSpec("t", 0))
+    tested.tick([0], [observation()])
+    states = [tested.tick([0, 1], [observation(float(k)), observation()])[0].state for k in range(4)]
+    assert base.asked == 4  # lane 0 at its ticks 0 and 3, lane 1 at its ticks 0 and 3
+    size = len(observation().proprio)
+    assert all(len(state) == tested.state_dim(ObservationSpec({}, size)) for state in states)
+    changes = [float(state[size]) for state in states]  # of x, since lane 0 planned at x = 0, and then at x = 2
+    assert changes == pytest.approx([0.0, 1.0, 0.0, 1.0])
+    features = [float(state[2 * size]) for state in states]
+    assert features == pytest.approx([0.01, 0.01, 0.03, 0.03])  # of the plan in use
+
+
+def test_replanning_at_once_asks_the_base_again() -> None:
+    base = Counting()
+    tested = ResidualController(base, SafetyLimits(ActionSpec(dim=3, gripper=None)), replan_every=3)
+    tested.reset(0, EpisodeSpec("t", 0))
+    tested.tick([0], [observation()])
+    tested.replan(0)
+    tested.tick([0], [observation()])
+    assert base.asked == 2

@@ -151,6 +151,20 @@ def test_ticks_that_run_elsewhere_run_side_by_side(late: bool) -> None:
     assert all(same(a, b) for k, (a, b) in enumerate(zip(run(set()), episodes, strict=True)) if k != 3)
 
 
+@pytest.mark.parametrize(
+    ("record_images", "every_tick", "wanted"), [(False, False, 3), (True, False, 1), (False, True, 1)]
+)
+def test_pictures_are_taken_where_somebody_looks_at_them(record_images: bool, every_tick: bool, wanted: int) -> None:
+    class Leaving(PointReach):
+        image_every = 7
+
+    environment = Leaving()
+    policy = CallablePolicy(lambda seen: np.tile(still(seen), (4, 1)), horizon=4)
+    runner = LocalRunner([environment], policy, binary, replan_every=3, images_every_tick=every_tick)
+    list(runner.run([dataclasses.replace(specs(1)[0], record_images=record_images)]))
+    assert environment.image_every == wanted
+
+
 def test_a_reward_that_is_not_finite_is_a_fault() -> None:
     class Nan:
         def reset(self) -> None: ...
