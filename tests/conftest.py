@@ -6,12 +6,16 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
 
 # Before anything imports MuJoCo or JAX. A test machine need not have a screen or a GPU.
 if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("NO_COLOR", "1")
+
+settings.register_profile("pld", deadline=None)  # a busy machine is no failure
+settings.load_profile("pld")
 
 
 @pytest.fixture(autouse=True)

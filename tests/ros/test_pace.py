@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pld_ros.control.pace import MISSED_S, Pace
@@ -72,7 +72,6 @@ def test_an_overrun_is_skipped_and_never_made_up_for(hand: Hand, overrun: float,
     assert pace.skipped == skipped
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 512), min_size=1, max_size=40))
 def test_each_period_holds_one_tick_at_most_and_none_begins_early(work: list[int]) -> None:
     hand = Hand()

@@ -82,7 +82,7 @@ def assert_same(a, b) -> None:
         assert a == b or (math.isnan(a) and math.isnan(b))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(VALUES)
 def test_whatever_is_encoded_comes_back(value):
     assert_same(value, decode(encode(value)))
@@ -97,14 +97,14 @@ def test_what_is_like_a_plain_value_comes_back_as_one():
     back[0, 0, 0] = 9  # a copy of its own
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.binary(max_size=200))
 def test_hostile_bytes_give_values_or_a_link_error(data):
     with contextlib.suppress(LinkError):
         decode(data)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(VALUES, st.data())
 def test_damaged_messages_give_values_or_a_link_error(value, data):
     message = bytearray(encode(value))

@@ -54,7 +54,7 @@ def everything(buffer: ReplayBuffer) -> Batch:
     return buffer.sample(EachOnce(), len(buffer))  # type: ignore[arg-type]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 7), st.booleans()), min_size=1, max_size=12),
     capacity=st.integers(8, 23),

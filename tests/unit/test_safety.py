@@ -42,7 +42,7 @@ def turned(rotvec: np.ndarray, action: np.ndarray) -> np.ndarray:
     return rotations.rotvec_of(rotations.multiply(step, rotations.quat_from_rotvec(rotvec)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(starts, paths)
 def test_no_sequence_of_commands_leaves_the_box_or_enters_what_is_kept_out(position, path):
     if any(is_inside(position, box, 0.0) for box in KEEP_OUT):
@@ -61,7 +61,7 @@ def test_no_sequence_of_commands_leaves_the_box_or_enters_what_is_kept_out(posit
         assert rotations.tilt(rotvec) <= TILT + 1e-5
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(hnp.arrays(np.float64, 3, elements=st.floats(-1, 1)), actions)
 def test_from_anywhere_a_command_never_leads_further_out(position, wanted):
     limits = dataclasses.replace(LIMITS, keep_out=KEEP_OUT[:0])
@@ -70,7 +70,7 @@ def test_from_anywhere_a_command_never_leads_further_out(position, wanted):
     assert (np.maximum(BOX[0] - after, after - BOX[1]).clip(0) <= outside + ROUNDING_M).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(hnp.arrays(np.float64, 3, elements=st.floats(0.01, 0.99)), actions)
 def test_what_stands_in_a_forbidden_box_finds_the_nearest_way_out(share, wanted):
     box = KEEP_OUT[0]
@@ -83,7 +83,7 @@ def test_what_stands_in_a_forbidden_box_finds_the_nearest_way_out(share, wanted)
     assert np.array_equal(after[others], position[others])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(hnp.arrays(np.float64, 3, elements=st.floats(-1.5, 1.5)), actions)
 def test_from_any_orientation_a_command_never_tilts_further(rotvec, wanted):
     before = rotations.tilt(rotvec)

@@ -67,7 +67,7 @@ def test_flow_integrates_a_constant_velocity_exactly() -> None:
     np.testing.assert_allclose(chunk[1].ravel(), 0.1 - 0.5 * velocity, atol=1e-6)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.floats(-1, 1), min_size=12, max_size=12), st.sampled_from([2, 16, 256]))
 def test_tokens_round_trip_within_half_a_bin(values: list[float], bins: int) -> None:
     low, high = np.float32(-1), np.float32(1)
