@@ -35,7 +35,7 @@ class BaseConfig:
     """The frozen base VLA, and how it is made from a few demonstrations with ``from_scratch``."""
 
     head: Head = "flow"  # flow matching, or autoregressive action tokens
-    checkpoint: str = ""  # path of a CompactVLA checkpoint; empty: the one shipped for this task and head
+    checkpoint: str = ""  # path of a CompactVLA checkpoint, or the name of a shipped one; empty: base_<head>
     tasks: tuple[str, ...] = ("peg_insertion", "cube_pickup", "gpu_insertion")  # one model serves all
     grounding_frames: int = 14_000  # labelled frames per task for the visual pre-training
     grounding_steps: int = 10_000  # an encoder trained less is what fails, and no residual can see past it
@@ -179,7 +179,8 @@ class TrainConfig:
             return self.name
         stem = Path(self.preset).stem
         if not _made_for(self.preset, self.task):
-            stem = _slug(self.task) if self.preset == FALLBACK_PRESET else f"{stem}-{_slug(self.task)}"
+            slug = _slug(self.task)
+            stem = slug if self.preset == FALLBACK_PRESET or slug.startswith(f"{stem}-") else f"{stem}-{slug}"
         return f"{stem}-seed{self.seed}"
 
 
@@ -241,18 +242,21 @@ def preset_names() -> list[str]:
 
 
 def preset_for(task: str) -> str:
-    """The preset that is named after a task, else the starting point for tasks of one's own."""
-    return task if task in preset_names() else FALLBACK_PRESET
+    """The preset that is named after a task or its suite, else the starting point for tasks of one's own."""
+    suite = task.partition("/")[0]
+    return next((name for name in (task, suite) if name in preset_names()), FALLBACK_PRESET)
 
 
 def _made_for(preset: str, task: str) -> bool:
-    """Whether a shipped preset is meant for ``task``; a file of the user's is meant for what it is used for."""
-    return preset not in preset_names() or read_preset(preset).get("task", TrainConfig.task) == task
+    """Whether a shipped preset is meant for ``task`` alone; a file of the user's is meant for what it is used for."""
+    if preset not in preset_names():
+        return True
+    return "/" not in task and read_preset(preset).get("task", TrainConfig.task) == task
 
 
 def _slug(task: str) -> str:
-    """The last part of ``module:factory`` or of ``<module.factory>`` as a folder's name."""
-    return re.sub(r"[^\w-]+", "", re.split(r"[.:]", task)[-1]) or "task"
+    """The last part of ``module:factory`` or of ``<module.factory>``, or ``suite-3``, as a folder's name."""
+    return re.sub(r"[^\w-]+", "", re.split(r"[.:]", task)[-1].replace("/", "-")) or "task"
 
 
 def check_keys(overrides: Mapping[str, Any]) -> None:

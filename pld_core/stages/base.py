@@ -16,7 +16,7 @@ from pld_core.vla.frames import GroundingFrames, collect_grounding_frames
 from pld_core.vla.model import CompactVLAConfig
 
 Progress = Callable[[str, int, float], None]
-_LANES = 8  # environments that take turns while frames are collected
+_LANES = 8  # environments that take turns while frames are collected, at most
 
 
 def make_base(config: TrainConfig, path: Path, on_progress: Progress = lambda phase, done, loss: None) -> CompactVLA:
@@ -28,13 +28,15 @@ def make_base(config: TrainConfig, path: Path, on_progress: Progress = lambda ph
     base = config.base
     frames, held_out, demonstrations = [], [], []
     for task, count in zip(base.tasks, base.demonstrations, strict=True):
-        environments = bring.environment_factory(task)(_LANES)
+        environments = bring.environment_factory(task)(min(_LANES, config.lanes))
         frames.append(collect_grounding_frames(environments, base.grounding_frames, config.seed))  # type: ignore[arg-type]
         on_progress(f"frames of {task}", len(frames[-1]), 0.0)
         held_out.append(collect_grounding_frames(environments, base.grounding_frames // 20, config.seed + 1))  # type: ignore[arg-type]
         made = demonstrate(environments[0], count, config.seed, BurstNoise())  # type: ignore[arg-type]
         demonstrations += made
         on_progress(f"demonstrations of {task}", len(made), 0.0)
+        for environment in environments:
+            environment.close()
     actions = environments[0].action_spec
     shape = CompactVLAConfig(head=base.head)
     policy = CompactVLA.create(environments[0].observation_spec, actions.dim, shape, seed=config.seed)

@@ -102,7 +102,11 @@ class Workspace:
         own = self.folder / "checkpoints" / "base.vla"
         if own.exists():
             return own
-        return Path(self.config.base.checkpoint) if self.config.base.checkpoint else shipped_base(self.config.base.head)
+        given = self.config.base.checkpoint
+        if not given:
+            return shipped_base(self.config.base.head)
+        by_name = shipped_checkpoint(given)
+        return by_name if by_name.exists() else Path(given)
 
     @property
     def distilled_path(self) -> Path:
@@ -231,6 +235,11 @@ class Workspace:
 
 def shipped_base(head: str) -> Path:
     """The base checkpoint that comes with the package, one for all tabletop tasks."""
+    return shipped_checkpoint(f"base_{head}")
+
+
+def shipped_checkpoint(name: str) -> Path:
+    """The file of a checkpoint that comes with the package, by its name without ending."""
     from pld_core.config import config_root
 
-    return config_root() / "checkpoints" / f"base_{head}.vla"
+    return config_root() / "checkpoints" / f"{name}.vla"

@@ -203,3 +203,13 @@ def test_what_may_change_on_resume():
 def test_any_valid_settings_survive_yaml(steps, gamma, hidden, name):
     config = load_config("debug", {"learn.steps": steps, "learn.gamma": gamma, "learn.hidden": hidden, "name": name})
     assert settings.from_dict(yaml.safe_load(settings.to_yaml(config))) == config
+
+
+def test_a_task_of_a_suite_has_the_preset_of_its_suite() -> None:
+    assert settings.preset_for("libero_object/3") == "libero_object"
+    assert settings.preset_for("libero_nowhere/3") == "custom"
+    config = load_config("libero_object", {"task": "libero_object/3"})
+    assert config.run_name == "libero_object-3-seed0"
+    assert load_config("libero_object").run_name == "libero_object-0-seed0"
+    assert load_config("custom", {"task": "libero_goal/3"}).run_name == "libero_goal-3-seed0"
+    assert load_config("peg_insertion", {"task": "libero_goal/3"}).run_name == "peg_insertion-libero_goal-3-seed0"
