@@ -6,12 +6,13 @@ object on its last line. Each runs in a process of its own, so that none warms u
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,19 @@ on, or take a run that is over; the last line is one JSON object:
                     that it had while the controller still decided on an older one
   transitions_lost  ticks that were executed and that the learner did not get over the link, by their sequence
 Without --json the lines before it say more. --run_dir keeps the run's folder. Needs `make ros`."""
+LIBERO_KEYS = ("steps_per_s_plain", "steps_per_s_training", "steps_per_s_every_tick")
+LIBERO_HELP = """usage: pld bench libero-speed [--task TASK] [--ticks N] [--json]
+
+Environment steps per second of a LIBERO task (libero_object/0) with a policy in the loop, resets included, in episodes
+of N ticks (280), on this machine, which should be idle; the last line is one JSON object:
+  steps_per_s_plain       the package's own environment, both cameras at every tick
+  steps_per_s_every_tick  ours, the same
+  steps_per_s_training    ours, pictures where the policy plans: every fourth tick, as in the LIBERO presets
+Needs the extra libero: pip install 'pld[libero]'."""
 LIMIT_S = 900
 HELP = """usage: pld bench [--json] [--quick] [--only NAME[,NAME]]
        pld bench ros [--seconds N | --run DIR] [--json]
+       pld bench libero-speed [--task TASK] [--json]
 
 Measure this machine with the programs in benchmarks/ and store the result in benchmarks/results/.
 --json prints nothing but the JSON object. --quick only shows that all of them work: tiny sizes, nothing stored.
@@ -58,8 +69,8 @@ What a program measures beyond the asked keys is under "more". Works in a checko
 
 
 def run(args: Sequence[str]) -> int:
-    if args and args[0] == "ros":
-        return run_ros(args[1:])
+    if args and args[0] in APART:
+        return APART[args[0]](args[1:])
     if "-h" in args or "--help" in args:
         print(HELP)
         return 0
@@ -112,6 +123,31 @@ def run_ros(args: Sequence[str]) -> int:
             print(f"{name}: {value}")
     print(json.dumps(found))
     return 0
+
+
+def run_libero(args: Sequence[str]) -> int:
+    """``pld bench libero-speed``: takes minutes and needs an extra, so that it is none of PROGRAMS."""
+    if "-h" in args or "--help" in args:
+        print(LIBERO_HELP)
+        return 0
+    quiet, rest = take_flag(args, "--json")
+    flags: list[str] = []
+    for flag in ("--task", "--ticks"):
+        value, rest = take_option(rest, flag)
+        flags += [] if value is None else [flag, value]
+    if rest:
+        raise UnknownNameError("argument", rest[0], ("--task", "--ticks", "--json"), "See `pld bench libero-speed -h`.")
+    if importlib.util.find_spec("libero") is None:
+        raise ConfigError("This needs LIBERO: pip install 'pld[libero]' (in a checkout: pip install -e '.[libero]').")
+    found = measure(benchmarks_folder() / "libero_speed.py", LIBERO_KEYS, flags)
+    if not quiet:
+        for key in LIBERO_KEYS:
+            print(f"{key}: {found[key]} ({found[key] / found[LIBERO_KEYS[0]]:.2f}x)")
+    print(json.dumps(found))
+    return 0
+
+
+APART: Mapping[str, Callable[[Sequence[str]], int]] = {"ros": run_ros, "libero-speed": run_libero}
 
 
 def _seconds(flags: Sequence[str]) -> float:

@@ -278,6 +278,17 @@ def test_a_broken_benchmark_is_named(benchmarks, body, message):
         bench.run(["--json", "--only", "env_speed"])
 
 
+def test_bench_libero_speed_hands_its_arguments_on(benchmarks, capsys):
+    found = dict.fromkeys(bench.LIBERO_KEYS, 2.0)
+    body = f"import sys, json; print(json.dumps({{**{found}, 'given': sys.argv[1:]}}))"
+    benchmarks.write("libero_speed", body)
+    assert cli.main(["bench", "libero-speed", "--ticks", "9", "--task", "libero_spatial/1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        **found, "given": ["--json", "--task", "libero_spatial/1", "--ticks", "9"],
+    }  # fmt: skip
+    assert cli.main(["bench", "libero-speed", "--fast"]) == cli.EXIT_ERROR
+
+
 def test_bench_needs_a_checkout(benchmarks):
     (benchmarks.folder / "env_speed.py").unlink()
     with pytest.raises(StageError, match="missing from this checkout"):
