@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pld_core.errors import ContractError, NonFiniteError, StageError
+from pld_core.interfaces import Oracle
 from pld_core.types import ActionSpec, Observation, ObservationSpec, TimeStep
 from pld_sim.libero.process import WorkerGoneError, WorkerProcess
 from pld_sim.libero.suites import CAMERAS, PROPRIO_NAMES, SUITES, Order
@@ -17,8 +18,21 @@ LOST_IN_A_ROW = 3  # processes, without a finished episode between them
 OPEN = 1.0
 
 
+class _WorkersOracle:
+    """The expert acts where the state is, in the worker."""
+
+    def __init__(self, call: Callable[..., dict[str, Any]]) -> None:
+        self._call = call
+
+    def reset(self) -> None:
+        self._call(do="begin_oracle")
+
+    def act(self) -> np.ndarray:
+        return self._call(do="act")["action"]
+
+
 class LiberoEnvironment:
-    """One LIBERO task: 20 Hz, sparse binary reward, two cameras. Implements interfaces.Environment.
+    """One LIBERO task: 20 Hz, sparse binary reward, two cameras. Implements interfaces.SimulatedEnvironment.
 
     Actions: deltas of position (1 is 0.05 m) and rotation (0.5 rad) in LIBERO's world frame, whose axes are
     the arm's base's, and the gripper, +1 open (the package has it the other way round). Observations: images
@@ -124,6 +138,18 @@ class LiberoEnvironment:
         """Position [3] in metres and quaternion [4] (w, x, y, z) of the tool, in the frame of the proprioception."""
         arm = self._call(do="arm")
         return arm["position"], arm["quaternion"]
+
+    def oracle(self) -> Oracle:
+        """A scripted expert with privileged state; its first use raises ContractError where a goal has no script."""
+        return _WorkersOracle(self._call)
+
+    def grounding(self) -> np.ndarray:
+        """From the tool to its present target, float32 [5]: dx, dy, dz in cm, sine and cosine of the turn about z.
+
+        The target is where the next object is grasped and, while it is held, where it is put. Raises
+        ContractError where the task's goal has no script.
+        """
+        return self._call(do="grounding")["grounding"]
 
     def hold_action(self) -> np.ndarray:
         """Zero motion and the last gripper command (at first: open), float32 [7]."""

@@ -17,6 +17,7 @@ from libero.libero.envs.env_wrapper import ControlEnv
 from robosuite.utils.transform_utils import convert_quat, quat2axisangle
 
 from pld_core.errors import ContractError
+from pld_sim.libero.oracle import ScriptedExpert
 from pld_sim.libero.pictures import Pictures, refuse_blank
 from pld_sim.libero.suites import RENDERED, Order
 
@@ -48,6 +49,7 @@ class Simulation:
         self._pristine = {name: getattr(self._model, name).copy() for name in VISIBLE_STATE}
         self._pictures = Pictures(self._sim._render_context_offscreen, order)
         self._seen: dict[str, Any] = {}
+        self._expert: ScriptedExpert | None = None
 
     def description(self) -> dict[str, Any]:
         arm, fingers = self._robot.robot_joints, self._robot.gripper_joints
@@ -61,6 +63,7 @@ class Simulation:
         self._robot.gripper.current_action = np.zeros_like(self._robot.gripper.current_action)
         self._package.reset()
         self._package.set_init_state(self._states[seed % len(self._states)])
+        self._expert = None
         idle = np.array([0, 0, 0, 0, 0, 0, 1.0])
         for tick in range(SETTLE_TICKS):
             self._advance(idle, images and tick == SETTLE_TICKS - 1)
@@ -101,6 +104,25 @@ class Simulation:
         joints = [*robot._ref_joint_pos_indexes, *robot._ref_gripper_joint_pos_indexes]
         position, quaternion = self._seen_tool
         return {"joints": self._seen_state[joints], "position": position, "quaternion": np.roll(quaternion, 1)}
+
+    def begin_oracle(self) -> dict[str, Any]:
+        """A scripted expert that remembers nothing; refused where the task's goal has no script."""
+        self._expert = ScriptedExpert(self._domain, self._model, self._data)
+        return {}
+
+    def act(self) -> dict[str, Any]:
+        """The scripted expert's action for the present state, float32 [7]."""
+        return {"action": self._scripted().act()}
+
+    def grounding(self) -> dict[str, Any]:
+        """From the tool to the present target, float32 [5]; see ``ScriptedExpert.grounding``."""
+        return {"grounding": self._scripted().grounding()}
+
+    def _scripted(self) -> ScriptedExpert:
+        if self._expert is None:
+            self.begin_oracle()
+        assert self._expert is not None
+        return self._expert
 
     def _advance(self, action: np.ndarray, images: bool) -> None:
         """The package's ``step``, except that its calls of ``mj_forward``, which change nothing, are left out.

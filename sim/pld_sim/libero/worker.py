@@ -29,6 +29,9 @@ def serve(connection: Connection, simulation: Simulation) -> None:
         "picture_of": simulation.picture_of,
         "render": simulation.render,
         "arm": simulation.arm,
+        "begin_oracle": simulation.begin_oracle,
+        "act": simulation.act,
+        "grounding": simulation.grounding,
     }
     while True:
         request = decode(connection.recv_bytes())

@@ -1,0 +1,87 @@
+"""How often the scripted experts fulfil LIBERO's tasks from the official start states.
+
+    python benchmarks/libero_oracles.py libero_object
+    python benchmarks/libero_oracles.py libero_spatial/3 --states 10 --bursts
+
+State k is ``reset(k)``; without images. ``--bursts`` pushes the expert off its path as demonstrations do. The mean
+length is that of the successes, in ticks of 50 ms. Tasks whose goal has no script are listed as such. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+
+from pld_core.errors import ContractError
+from pld_core.stages.demonstrate import BurstNoise
+from pld_sim.libero import LiberoEnvironment, make_environments
+from pld_sim.libero.suites import SUITES
+
+
+def episode(environment: LiberoEnvironment, seed: int, noise: BurstNoise | None) -> int | None:
+    """Ticks until success, or None."""
+    rng = np.random.default_rng(seed)
+    step, oracle = environment.reset(seed), environment.oracle()
+    oracle.reset()
+    ticks = remaining = 0
+    burst = np.zeros(environment.action_spec.dim, np.float32)
+    while not step.last:
+        command = oracle.act()
+        if noise is not None and remaining == 0 and rng.random() < noise.probability:
+            remaining = 1 + rng.poisson(noise.ticks - 1)
+            burst = rng.normal(0.0, noise.scale, len(command)).astype(np.float32)
+            burst[environment.action_spec.gripper] = 0.0
+        step = environment.step(np.clip(command + burst, -1, 1) if remaining else command)
+        remaining = max(0, remaining - 1)
+        ticks += 1
+    return ticks if step.success else None
+
+
+def measure(task: str, states: int, noise: BurstNoise | None) -> dict[str, Any]:
+    """Success, mean length and the states that failed, of one task."""
+    (environment,) = make_environments(task)
+    environment.renders_cameras = False
+    try:
+        lengths = {seed: episode(environment, seed, noise) for seed in range(states)}
+    except ContractError as error:
+        return {"task": task, "instruction": environment.instruction, "not_covered": str(error)}
+    finally:
+        environment.close()
+    good = [length for length in lengths.values() if length is not None]
+    return {
+        "task": task,
+        "instruction": environment.instruction,
+        "successes": len(good),
+        "states": states,
+        "mean_ticks": round(float(np.mean(good)), 1) if good else None,
+        "longest": max(good, default=None),
+        "failed": [seed for seed, length in lengths.items() if length is None],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("tasks", nargs="+", help="suites or tasks: libero_object, libero_goal/3")
+    parser.add_argument("--states", type=int, default=50)
+    parser.add_argument("--bursts", action="store_true", help="with the bursts of random actions of demonstrations")
+    parser.add_argument("--json", action="store_true", help="print the JSON object and nothing else")
+    parser.add_argument("--quick", action="store_true", help="one state each: shows that it works, measures nothing")
+    options = parser.parse_args()
+    tasks = [f"{t}/{k}" for t in options.tasks for k in range(SUITES[t].tasks)] if all(
+        t in SUITES for t in options.tasks
+    ) else options.tasks  # fmt: skip
+    results = []
+    for task in tasks:
+        result = measure(task, 1 if options.quick else options.states, BurstNoise() if options.bursts else None)
+        results.append(result)
+        if not options.json:
+            told = result.get("not_covered") or "{successes}/{states}, {mean_ticks} ticks".format(**result)
+            print(f"{task:18s} {told:24s} {result['instruction']}", flush=True)
+    print(json.dumps({"bursts": options.bursts, "results": results}))
+
+
+if __name__ == "__main__":
+    main()
