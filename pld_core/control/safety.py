@@ -39,7 +39,7 @@ class SafetyLimits:
 
         position: end-effector position ``[3]`` in metres; required with a workspace. rotvec: ``[3]`` from straight
         down, in the action's frame; required with ``max_tilt_rad``.
-        Raises ContractError on a wrong size and NonFiniteError on NaN or infinity.
+        Raises ContractError on a wrong size and NonFiniteError on NaN or infinity in any of them.
         """
         if action.shape != (self.action_spec.dim,):
             raise ContractError(
@@ -48,6 +48,9 @@ class SafetyLimits:
             )
         if not np.isfinite(action).all():
             raise NonFiniteError(f"A command holds NaN or infinity: {action.tolist()}. Nothing was sent.")
+        for what, where in (("position", position), ("orientation", rotvec)):
+            if where is not None and not np.isfinite(where).all():  # every comparison with it would let all pass
+                raise NonFiniteError(f"The measured {what} holds NaN or infinity: {where.tolist()}. Nothing was sent.")
         safe = np.clip(action, -1.0, 1.0).astype(np.float32)
         if position is not None:
             if self.workspace is not None:

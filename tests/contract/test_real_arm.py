@@ -31,6 +31,7 @@ class IdealArm:
     def __init__(self, time: HandTime) -> None:
         self.time = time
         self.position, self.quaternion = CENTRE, rotations.STRAIGHT_DOWN
+        self.joints, self.width_m = np.zeros(2), 0.04
         self.follows = True
         self.silent_since: float | None = None
         self.reported = self.broken = ""
@@ -52,7 +53,7 @@ class IdealArm:
         if self.broken:
             raise RobotError(self.broken)
         heard_at = self.time.now if self.silent_since is None else self.silent_since
-        return Reading(heard_at, np.zeros(2), self.position, self.quaternion, 0.04, self.reported)
+        return Reading(heard_at, self.joints, self.position, self.quaternion, self.width_m, self.reported)
 
     def reachable(self, joint_positions: np.ndarray, twist: np.ndarray) -> float:
         return self.share
@@ -218,6 +219,51 @@ def test_a_fault_holds_until_recovered(driver: RealArm, arm: IdealArm, time: Han
     assert "recover" in arm.calls
     assert state(driver).mode == "holding"
     forward(driver, time)
+
+
+LIES = {
+    "joint angles": {"joints": np.array([0.0, np.nan])},
+    "tool position": {"position": np.array([0.5, np.nan, 0.25])},
+    "tool orientation": {"quaternion": np.full(4, np.nan)},
+    "a quaternion": {"quaternion": np.zeros(4)},
+    "gripper opening": {"width_m": float("inf")},
+    "time of measurement": {"silent_since": float("nan")},
+}
+
+
+@pytest.mark.parametrize("what", LIES)
+@pytest.mark.parametrize("found_by", ["a state", "a command", "a reset"])
+def test_what_cannot_have_been_measured_is_a_fault_and_goes_nowhere(
+    driver: RealArm, arm: IdealArm, time: HandTime, what: str, found_by: str
+) -> None:
+    forward(driver, time)
+    before, sound = state(driver), dict(vars(arm))
+    vars(arm).update(LIES[what])
+    if found_by != "a state":
+        with pytest.raises(RobotFaultError, match=f"the arm said .*{what}"):
+            forward(driver, time) if found_by == "a command" else driver.reset(0)
+    told = state(driver)
+    assert told.mode == "fault"
+    assert what in told.fault
+    assert arm.calls[-1] == "halt"
+    assert np.array_equal(told.position, before.position), "the last sound measurement"
+    assert np.array_equal(told.quaternion, before.quaternion)
+    assert np.array_equal(told.joint_positions, before.joint_positions)
+    assert np.isfinite(told.proprio).all()
+    vars(arm).update({name: sound[name] for name in LIES[what]})
+    driver.recover()
+    forward(driver, time)
+    assert np.isfinite(arm.followed[0]).all()
+    assert state(driver).fault == ""
+
+
+def test_an_arm_that_lies_from_the_beginning_tells_no_state(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
+    arm.position = np.full(3, np.nan)
+    with pytest.raises(RobotFaultError, match="the arm said"):
+        driver.next_state(1.0)
+    with pytest.raises(RobotFaultError, match="the arm said"):
+        forward(driver, time)
+    assert "follow" not in arm.calls
 
 
 def test_an_arm_that_does_not_come_back_stays_in_its_fault(driver: RealArm, arm: IdealArm) -> None:

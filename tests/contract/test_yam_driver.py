@@ -14,7 +14,7 @@ from robot_driver_contract import RobotDriverContract
 from yam_tools import CHANNEL, I2RT_WARNINGS, LATE_IS_FINE, STATION, arm_of, connected, make_driver, state, until
 
 from pld_core.control import rotations
-from pld_core.errors import ConfigError, RobotError, RobotUnavailableError
+from pld_core.errors import ConfigError, RobotError, RobotFaultError, RobotUnavailableError
 from pld_ros.benches.motor_chain import RESTING, SimulatedMotors
 from pld_ros.drivers.real_arm import RealArm
 from pld_ros.drivers.yam import yam
@@ -182,6 +182,22 @@ def test_home_is_gone_to_at_its_speed_and_a_hold_ends_it(motors: SimulatedMotors
         driver._station = STATION
         driver.reset(2)
         assert motors.joint_positions == pytest.approx(RESTING, abs=0.03)
+
+
+def test_joints_that_are_no_numbers_are_halted_at_not_sent(
+    motors: SimulatedMotors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connected(make_driver(motors, **LATE_IS_FINE)) as driver:
+        driver.reset(0)
+        driver.command(np.array([0, 0.5, 0, 0, 0, 0], np.float32), 1.0)
+        arm = arm_of(driver)
+        joints = arm._chain.joints
+        monkeypatch.setattr(arm._chain, "joints", lambda: joints() + np.array([0, 0, np.nan, 0, 0, 0, 0]))
+        with pytest.raises(RobotFaultError, match="joint angles"):
+            driver.command(np.array([0, 0.5, 0, 0, 0, 0], np.float32), 1.0)
+        assert np.isfinite(arm._goal).all()
+        monkeypatch.undo()
+        assert "joint angles" in state(driver).fault
 
 
 def test_closing_ends_all_threads_and_frees_the_bus(motors: SimulatedMotors) -> None:

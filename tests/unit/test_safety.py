@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pld_core.control import SafetyLimits, rotations
-from pld_core.errors import ConfigError
+from pld_core.errors import ConfigError, NonFiniteError
 from pld_core.stations import load_robot
 from pld_core.types import ActionSpec
 from pld_sim.tabletop import rotations as simulated
@@ -94,6 +94,16 @@ def test_from_any_orientation_a_command_never_tilts_further(rotvec, wanted):
 @given(hnp.arrays(np.float32, 7, elements=st.floats(-1, 1, width=32)))
 def test_what_is_within_all_limits_passes_to_the_last_bit(action):
     assert np.array_equal(LIMITS.apply(action, np.array([0.65, -0.2, 0.4]), np.zeros(3)), action)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("limits", [LIMITS, SafetyLimits(SPEC)])
+def test_from_nowhere_nothing_is_admitted(limits, axis, value):
+    for position, rotvec in ((BOX.mean(0), np.zeros(3)), (np.zeros(3), BOX.mean(0))):
+        (position if not position.any() else rotvec)[axis] = value
+        with pytest.raises(NonFiniteError, match="Nothing was sent"):
+            limits.apply(np.zeros(7, np.float32), position, rotvec)
 
 
 def test_yaw_is_free_within_the_cone():

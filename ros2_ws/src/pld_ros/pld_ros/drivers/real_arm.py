@@ -17,6 +17,7 @@ from pld_core.types import ActionSpec, RobotMode, RobotState
 from pld_ros.drivers.arm import Arm, Reading
 from pld_ros.drivers.commands import checked_action, checked_seed
 from pld_ros.drivers.guard import Guard
+from pld_ros.drivers.readings import nonsense_in
 from pld_ros.drivers.stamps import stamp_of
 from pld_ros.drivers.target import Pose, moved, proprio_of
 
@@ -31,8 +32,9 @@ class RealArm:
     winds up no force. Every command passes the station's limits (workspace, keep-out boxes, tilt), the joints'
     margins and the action's rate; ``limited`` counts what each of them shortened.
 
-    A state older than ``max_state_age_ms`` is a fault, as is what the arm itself reports: the arm is told to halt,
-    commands are refused, and states say why until ``recover``.
+    A state older than ``max_state_age_ms`` is a fault, as is what the arm itself reports, and a measurement that cannot
+    be (NaN): the arm is told to halt, commands are refused, and states repeat the last sound measurement and say why
+    until ``recover``.
 
     While ``connect``, ``recover`` or ``close`` waits for the arm, which takes it seconds, nobody waits with it: states
     repeat the last measurement and the fault, commands and a second ``connect`` or ``recover`` are refused, and after
@@ -132,9 +134,11 @@ class RealArm:
             self._sleep(max(0.0, min(due, give_up) - now))
 
     def _observed(self) -> Reading:
-        """The newest measurement; whatever is wrong with it becomes the fault."""
+        """The newest sound measurement; whatever is wrong with the newest of all becomes the fault."""
         try:
             reading = self._arm.read()
+            if nonsense := nonsense_in(reading):
+                raise RobotFaultError(nonsense)
         except RobotError as error:
             self._fail(str(error))
             if self._reading is None:

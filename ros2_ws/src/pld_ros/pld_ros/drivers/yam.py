@@ -124,8 +124,9 @@ class YamArm:
 
     def halt(self) -> None:
         with self._lock:
-            measured = self._chain.joints()[:6]
-            self._goal[:6] = np.clip(self._target[:6], measured - _HALT_RAD, measured + _HALT_RAD)
+            measured, here = self._chain.joints()[:6], self._target[:6]
+            measured = np.where(np.isfinite(measured), measured, here)  # halted because of it: NaN must not go out
+            self._goal[:6] = np.clip(here, measured - _HALT_RAD, measured + _HALT_RAD)
             self._goal[6] = self._target[6]  # what was squeezed stays squeezed
             self._speeds[:] = self._max_speed
 
