@@ -4,7 +4,8 @@
     python benchmarks/libero_oracles.py libero_spatial/3 --states 10 --bursts
 
 State k is ``reset(k)``; without images. ``--bursts`` pushes the expert off its path as demonstrations do. The mean
-length is that of the successes, in ticks of 50 ms. Tasks whose goal has no script are listed as such. The last line is JSON.
+length is that of the successes, in ticks of 50 ms. Tasks whose goal has no script are listed as such. The last
+line is JSON.
 """
 
 from __future__ import annotations
