@@ -6,9 +6,9 @@ import contextlib
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,27 +29,49 @@ _MOVED_RAD = 0.5  # a gripper that was turned further than this while nobody loo
 class ThreadDeaths:
     """What ends i2rt's threads on one CAN channel: kept here, where it would only be printed otherwise."""
 
+    _watching: ClassVar[list[ThreadDeaths]] = []  # all arms of this process
+    _lock = threading.Lock()
+
     def __init__(self, channel: str) -> None:
-        self._channel, self._active = channel, False
+        self._channel = channel
         self.reason = ""
 
     def watch(self) -> None:
-        self.reason, self._active = "", True
-        if threading.excepthook != self._hook:
-            self._others, threading.excepthook = threading.excepthook, self._hook
+        self.reason = ""
+        with self._lock:
+            if self not in self._watching:
+                self._watching.append(self)
+            if not isinstance(threading.excepthook, _Hook):
+                threading.excepthook = _Hook(threading.excepthook)
 
     def leave(self) -> None:
-        self._active = False
-        if threading.excepthook == self._hook:  # else somebody else's lies above it, and still passes through
-            threading.excepthook = self._others
+        with self._lock:
+            if self in self._watching:
+                self._watching.remove(self)
+            hook = threading.excepthook
+            if not self._watching and isinstance(hook, _Hook):  # else somebody else's lies above it, and passes through
+                threading.excepthook = hook.others
 
-    def _hook(self, args: Any) -> None:
-        frames = traceback.walk_tb(args.exc_traceback)
-        owners = [frame.f_locals.get("self") for frame, _ in frames]
-        if self._active and self._channel in map(_channel_of, owners):
-            self.reason = self.reason or str(args.exc_value)
-        else:
-            self._others(args)
+    @classmethod
+    def kept(cls, channels: set[str | None], reason: str) -> bool:
+        """Whether somebody watches one of these channels; the first reason counts."""
+        with cls._lock:
+            watching = [deaths for deaths in cls._watching if deaths._channel in channels]
+        for deaths in watching:
+            deaths.reason = deaths.reason or reason
+        return bool(watching)
+
+
+class _Hook:
+    """One for all arms. What lay below it never changes: hooks that are laid one over another form no ring."""
+
+    def __init__(self, others: Callable[[Any], Any]) -> None:
+        self.others = others
+
+    def __call__(self, args: Any) -> None:
+        owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(args.exc_traceback)]
+        if not ThreadDeaths.kept(set(map(_channel_of, owners)), str(args.exc_value)):
+            self.others(args)
 
 
 class YamChain:
