@@ -20,7 +20,7 @@ HELP = """usage: pld bench-arm franka|yam [--seconds N] [--json]
 Starts the simulator of an arm (libfranka's network protocol, or the YAM's motors on a virtual CAN bus), sends the
 driver that drives the real arm along a Lissajous path at up to 0.1 m/s, 20 deltas a second for N seconds (60), and
 ends the simulator. The last line is one JSON object:
-  ticks, missed   deltas sent, and those that came more than 5 ms late
+  ticks, missed   deltas sent, and those that came more than 5 ms late, as after a command that took too long
   call_ms_*       what a command takes the caller: p50, p99, max
   late_ms_*       how late the ticks began
   track_mm_*      from where the deltas led to where the arm was at that moment

@@ -60,34 +60,45 @@ class Watcher:
             self.fault = fault
 
 
-def drive(driver: RobotDriver, seconds: float, progress: Callable[[int], None] = lambda tick: None) -> dict[str, float]:
-    """Reset a connected arm and send it along the path. Raises RobotError where it reports a fault.
+def drive(
+    driver: RobotDriver,
+    seconds: float,
+    progress: Callable[[int], None] = lambda tick: None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, float]:
+    """Reset a connected arm and send it along the path. Raises RobotError where it reports a fault or falls silent.
 
     ticks sent; missed: those that began more than 5 ms after they were due; call_ms: what a command takes the caller;
-    late_ms: how late ticks began; track_mm: between where the deltas led and where the arm is at that moment; final_mm:
-    the same, two seconds after the last and once it is at rest (a simulator on a busy machine takes longer).
+    late_ms: how late ticks began, by what commands overran as well; track_mm: between where the deltas led and where
+    the arm is at that moment; final_mm: the same, two seconds after the last and once it is at rest (a simulator on a
+    busy machine takes longer). clock: monotonic seconds; sleep: seconds. Tests inject theirs.
     """
     driver.reset(0)
     rate_hz, scale_m = driver.spec().rate_hz, driver.spec().translation_m
     with Watcher(driver) as watcher, real_time():
         goal = watcher.position.copy()
         calls, late, track = [], [], []
-        due = time.monotonic()
+        wanted = start = clock()  # when a tick is due, and when it can begin
         for tick in range(round(seconds * rate_hz)):
-            time.sleep(max(0.0, due - time.monotonic()))
-            began = time.monotonic()
-            late.append(began - due)
+            sleep(max(0.0, start - clock()))
+            began = clock()
+            late.append(began - wanted)
             track.append(float(np.linalg.norm(goal - watcher.position)))
             step = path((tick + 1) / rate_hz) - path(tick / rate_hz)
             sent = driver.command(np.append(step / scale_m, np.zeros(3)).astype(np.float32), 1.0)
-            calls.append(time.monotonic() - began)
+            calls.append(clock() - began)
             goal = goal + scale_m * sent[:3].astype(np.float64)
-            due = max(due + 1.0 / rate_hz, time.monotonic())  # after an overrun, no burst
+            wanted = start + 1.0 / rate_hz
+            start = max(wanted, clock())  # after an overrun, no burst: those to come are due later
             progress(tick + 1)
             if watcher.fault is not None:
                 raise watcher.fault
-        settle(watcher)
+        settle(watcher, clock, sleep)
         final = float(np.linalg.norm(goal - watcher.position))
+    if watcher.fault is not None:  # an arm that is dead is at rest as well
+        raise watcher.fault
     return {
         "ticks": len(calls),
         "missed": int((np.array(late) > MISSED_S).sum()),
@@ -98,12 +109,12 @@ def drive(driver: RobotDriver, seconds: float, progress: Callable[[int], None] =
     }
 
 
-def settle(watcher: Watcher) -> None:
+def settle(watcher: Watcher, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
     """Wait until the arm is at rest."""
-    time.sleep(SETTLING_S)
-    give_up, before = time.monotonic() + AT_MOST_S, watcher.position
-    while time.monotonic() < give_up:
-        time.sleep(SETTLED_S)
+    sleep(SETTLING_S)
+    give_up, before = clock() + AT_MOST_S, watcher.position
+    while clock() < give_up:
+        sleep(SETTLED_S)
         moved, before = float(np.linalg.norm(watcher.position - before)), watcher.position
         if moved < STILL_M:
             return
