@@ -55,8 +55,8 @@ class RobotConfig:
     keep_out_m: tuple[Bounds, ...] = ()  # boxes that the tool centre must not enter, in frame
     max_tilt_rad: float | None = None  # largest angle between the tool and straight down; null: any
     gripper_open_m: float = 0.08  # distance of the fingers at gripper = +1
-    max_speed_m_s: float = 0.25  # of the tool centre; the driver's own limit
-    max_speed_rad_s: float = 1.6
+    max_speed_m_s: float = 0.25  # of a real arm's tool centre, in any direction; faster commands are shortened
+    max_speed_rad_s: float = 1.6  # likewise, of its turning
     home_joints_rad: tuple[float, ...] = ()
     max_command_age_ms: float = 250.0  # since what it was decided on was seen; an older command is refused
     driver_options: dict[str, Any] = field(default_factory=dict)  # passed to the driver as they are
@@ -155,11 +155,13 @@ def _checked(robot: RobotConfig, source: str) -> RobotConfig:
     for key in ("rate_hz", "translation_m", "rotation_rad", "gripper_open_m", "max_speed_m_s", "max_speed_rad_s"):
         if not getattr(robot, key) > 0:
             raise ConfigError(f"{key} of robot {source} must be greater than 0, got {getattr(robot, key)!r}.")
-    if robot.translation_m * robot.rate_hz > robot.max_speed_m_s + 1e-9:
-        raise ConfigError(
-            f"robot {source}: translation_m * rate_hz = {robot.translation_m * robot.rate_hz:.3g} m/s exceeds "
-            f"max_speed_m_s = {robot.max_speed_m_s:.3g}; lower translation_m."
-        )
+    for step, unit in (("translation_m", "m_s"), ("rotation_rad", "rad_s")):
+        speed, most = getattr(robot, step) * robot.rate_hz, getattr(robot, f"max_speed_{unit}")
+        if speed > most + 1e-9:
+            raise ConfigError(
+                f"robot {source}: {step} * rate_hz = {speed:.3g} {unit.replace('_', '/')} exceeds "
+                f"max_speed_{unit} = {most:.3g}; lower {step}."
+            )
     if robot.workspace_m is not None and any(low >= high for low, high in zip(*robot.workspace_m)):
         raise ConfigError(f"workspace_m of robot {source} must be [lowest xyz, highest xyz], got {robot.workspace_m}.")
     for name, camera in robot.cameras.items():

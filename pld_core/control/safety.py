@@ -12,11 +12,12 @@ from pld_core.stations import RobotConfig
 from pld_core.types import ActionSpec
 
 _HALVINGS = 20  # of a turn that is shortened: to a millionth of it
+_ROUNDING = 1e-6  # of float32: what was slowed down once is not slowed down again
 
 
 @dataclass(frozen=True)
 class SafetyLimits:
-    """Step size, workspace, keep-out and orientation limits for normalised end-effector commands.
+    """Step size, speed, workspace, keep-out and orientation limits for normalised end-effector commands.
 
     workspace: ``[2, 3]`` lowest and highest end-effector position in metres, in the action's frame,
     or None where the environment is not an arm. A command that would leave the box is shortened so
@@ -25,12 +26,31 @@ class SafetyLimits:
     it ends on the face, one that starts inside may only move towards the nearest way out.
     max_tilt_rad: largest angle between the tool and straight down; a turn beyond it is shortened, one that
     starts beyond it may only turn back.
+    max_speed_m_s, max_speed_rad_s: of the end effector, in any direction, by commands at the action's rate; a faster
+    command is shortened as a whole. None: each axis may go as far as |a| = 1 leads.
     """
 
     action_spec: ActionSpec
     workspace: np.ndarray | None = None
     keep_out: np.ndarray = field(default_factory=lambda: np.zeros((0, 2, 3)))
     max_tilt_rad: float | None = None
+    max_speed_m_s: float | None = None
+    max_speed_rad_s: float | None = None
+
+    def slowed(self, action: np.ndarray) -> np.ndarray:
+        """A command no faster than allowed, ``[A]``; to the last bit the given one where that is none too fast."""
+        spec, slow = self.action_spec, action
+        for part, unit, most in (
+            (slice(0, 3), spec.translation_m, self.max_speed_m_s),
+            (slice(3, 6), spec.rotation_rad, self.max_speed_rad_s),
+        ):
+            if most is None:
+                continue
+            speed = float(np.linalg.norm(action[part].astype(np.float64))) * unit * spec.rate_hz
+            if speed > most * (1.0 + _ROUNDING):
+                slow = slow.copy() if slow is action else slow
+                slow[part] *= most / speed
+        return slow
 
     def apply(
         self, action: np.ndarray, position: np.ndarray | None = None, rotvec: np.ndarray | None = None
@@ -51,7 +71,7 @@ class SafetyLimits:
         for what, where in (("position", position), ("orientation", rotvec)):
             if where is not None and not np.isfinite(where).all():  # every comparison with it would let all pass
                 raise NonFiniteError(f"The measured {what} holds NaN or infinity: {where.tolist()}. Nothing was sent.")
-        safe = np.clip(action, -1.0, 1.0).astype(np.float32)
+        safe = self.slowed(np.clip(action, -1.0, 1.0).astype(np.float32))
         if position is not None:
             if self.workspace is not None:
                 safe[:3] = self._inside(safe[:3], position)
@@ -107,10 +127,12 @@ class SafetyLimits:
 
 
 def limits_of(station: RobotConfig) -> SafetyLimits:
-    """Those of a station's file."""
+    """Those of a station's file. A simulated arm has no limits of speed: it is what the task is without a station."""
     return SafetyLimits(
         station.action_spec,
         None if station.workspace_m is None else np.array(station.workspace_m),
         np.array(station.keep_out_m, np.float64).reshape(-1, 2, 3),
         station.max_tilt_rad,
+        None if station.is_simulated else station.max_speed_m_s,
+        None if station.is_simulated else station.max_speed_rad_s,
     )

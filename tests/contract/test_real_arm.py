@@ -169,6 +169,17 @@ def test_commands_that_come_too_fast_are_shortened(driver: RealArm, arm: IdealAr
     assert driver.limited["rate"] == 18
 
 
+def test_a_diagonal_is_no_faster_than_the_station_allows(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
+    for _ in range(10):
+        time.now += PERIOD_S
+        sent = driver.command(np.array([1, 1, 0.5, 0, 0, 0], np.float32), -1.0)
+    assert np.linalg.norm(arm.position - CENTRE) / (10 * PERIOD_S) == pytest.approx(STATION.max_speed_m_s, rel=1e-5)
+    assert sent[:3] / sent[0] == pytest.approx([1, 1, 0.5])
+    assert (driver.limited["speed"], driver.limited["workspace"]) == (10, 0)
+    forward(driver, time)
+    assert driver.limited["speed"] == 10, "along one axis it is slower"
+
+
 def test_joints_near_their_end_shorten_the_way(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     arm.share = 0.25
     assert forward(driver, time) == pytest.approx([0.25, 0, 0, 0, 0, 0, -1])

@@ -110,6 +110,7 @@ def test_a_station_of_ones_own(tmp_path):
     [
         ("franka", "", "never driven without a box"),
         ("simulated", "translation_m: 0.1", "exceeds max_speed_m_s"),
+        ("simulated", "rotation_rad: 0.2", r"rotation_rad \* rate_hz = 4 rad/s exceeds max_speed_rad_s = 1.6"),
         ("simulated", "rate_hz: 0", "greater than 0"),
         ("simulated", "workspace_m: [[0, 0, 0], [1, 1, 0]]", "workspace_m"),
         ("simulated", "workspace_m: [[0, 0], [1, 1]]", "needs 3 values"),

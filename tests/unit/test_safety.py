@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pld_core.control import SafetyLimits, rotations
+from pld_core.control import SafetyLimits, limits_of, rotations
 from pld_core.errors import ConfigError, NonFiniteError
 from pld_core.stations import load_robot
 from pld_core.types import ActionSpec
@@ -104,6 +104,38 @@ def test_from_nowhere_nothing_is_admitted(limits, axis, value):
         (position if not position.any() else rotvec)[axis] = value
         with pytest.raises(NonFiniteError, match="Nothing was sent"):
             limits.apply(np.zeros(7, np.float32), position, rotvec)
+
+
+@settings(max_examples=300)
+@given(actions, st.floats(0.01, 1.0), st.floats(0.01, 4.0))
+def test_no_command_is_faster_than_allowed_in_any_direction(wanted, most_m_s, most_rad_s):
+    limits = SafetyLimits(SPEC, max_speed_m_s=most_m_s, max_speed_rad_s=most_rad_s)
+    action, plain = limits.apply(wanted), SafetyLimits(SPEC).apply(wanted)
+    for part, unit, most in ((slice(0, 3), SPEC.translation_m, most_m_s), (slice(3, 6), SPEC.rotation_rad, most_rad_s)):
+        own, free = (np.linalg.norm(x[part].astype(np.float64)) * unit * SPEC.rate_hz for x in (action, plain))
+        assert own <= most * (1 + 2e-6)
+        if free <= most:
+            assert np.array_equal(action[part], plain[part])
+        else:
+            assert own == pytest.approx(most, rel=1e-5), "no slower than it must be"
+            assert action[part] / own == pytest.approx(plain[part] / free, abs=1e-4), "in the same direction"
+    assert action[6] == plain[6]
+    assert np.array_equal(limits.apply(action), action), "the robot takes what the controller has slowed down"
+
+
+@pytest.mark.parametrize("name", ["franka_fr3", "franka_panda", "yam_real_01"])
+def test_a_real_station_limits_the_speed_and_its_twin_does_not(name):
+    station = load_robot(name)
+    limits, twin = limits_of(station), limits_of(load_robot(station.simulated_twin))
+    assert (limits.max_speed_m_s, limits.max_speed_rad_s) == (0.25, 1.6)
+    assert (twin.max_speed_m_s, twin.max_speed_rad_s) == (None, None)
+    assert station.workspace_m is not None
+    diagonal, middle = np.array([1, 1, 1, 0, 0, 0, 0], np.float32), np.mean(station.workspace_m, axis=0)
+    assert np.linalg.norm(limits.apply(diagonal, middle)[:3]) * 0.01 * 20 == pytest.approx(0.25)
+    assert np.array_equal(twin.apply(diagonal, middle), diagonal)
+    for axis in range(6):  # along one axis all of it
+        action = np.eye(7, dtype=np.float32)[axis]
+        assert np.array_equal(limits.slowed(action), action)
 
 
 def test_yaw_is_free_within_the_cone():

@@ -39,6 +39,9 @@ class Guard:
         Raises as ``SafetyLimits.apply``.
         """
         action = self._shortened(wanted, self._allowance(now), "rate")
+        slow = self._limits.slowed(action)
+        self.limited["speed"] += slow is not action
+        action = slow
         within = self._limits.apply(action, position, rotvec)
         self.limited["workspace"] += not np.array_equal(within, action)
         spec = self._limits.action_spec
