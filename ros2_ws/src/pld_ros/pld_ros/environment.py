@@ -6,14 +6,18 @@ Variables that are set already are kept: where a ROS installation was sourced, i
 from __future__ import annotations
 
 import os
+import random
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from pld_core.errors import ConfigError
 
 FASTDDS_PROFILE = Path(__file__).parent / "config" / "fastdds.xml"
+_DOMAIN = "ROS_DOMAIN_ID"
 LAST_DOMAIN = 101  # above it, the ports of DDS run into those that Linux hands out to anyone
 
 
@@ -26,7 +30,7 @@ def ros_environment(domain: int | None = None, base: Mapping[str, str] | None = 
     for name, value in _defaults().items():
         environment.setdefault(name, value)
     if domain is not None:
-        environment["ROS_DOMAIN_ID"] = str(check_domain(domain))
+        environment[_DOMAIN] = str(check_domain(domain))
     return environment
 
 
@@ -38,10 +42,36 @@ def check_domain(domain: int) -> int:
 
 def current_domain() -> int:
     """ROS_DOMAIN_ID of this process, 0 where it is not set."""
-    text = os.environ.get("ROS_DOMAIN_ID", "") or "0"
+    text = os.environ.get(_DOMAIN, "") or "0"
     if not text.isdigit():
         raise ConfigError(f"ROS_DOMAIN_ID must be a number between 0 and {LAST_DOMAIN}, got {text!r}.")
     return int(text)
+
+
+@contextmanager
+def own_domain() -> Iterator[int]:
+    """A ROS domain that nobody on this machine uses, for this process and its children; as before at the end."""
+    before = os.environ.get(_DOMAIN)
+    domain = next(filter(_is_free, random.sample(range(1, LAST_DOMAIN + 1), LAST_DOMAIN)), None)
+    if domain is None:
+        raise ConfigError(f"All ROS domains from 1 to {LAST_DOMAIN} are in use on this machine; end some nodes.")
+    os.environ[_DOMAIN] = str(domain)
+    try:
+        yield domain
+    finally:
+        os.environ.pop(_DOMAIN)
+        if before is not None:
+            os.environ[_DOMAIN] = before
+
+
+def _is_free(domain: int) -> bool:
+    """Whether the port is, at which the first participant of a domain is discovered (DDSI-RTPS 2.3, 9.6.1)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("", 7400 + 250 * domain + 10))
+        except OSError:
+            return False
+    return True
 
 
 def prepare_this_process(domain: int | None = None) -> None:

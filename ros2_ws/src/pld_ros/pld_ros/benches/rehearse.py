@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import socket
 import subprocess
@@ -15,14 +16,16 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pld_core import registry
 from pld_core.cli.common import only_json, take_flag, take_option
 from pld_core.config import TrainConfig, config_root
 from pld_core.errors import ConfigError, RobotUnavailableError, UnknownNameError
-from pld_core.registry import names
+from pld_core.storage import storage_errors
 from pld_core.types import Episode, EpisodeSpec
 from pld_core.video import write_video
 from pld_ros.benches.franka_simulator import FrankaSimulator
 from pld_ros.benches.rehearsal import WHERE, Place, SceneSuccess, oracle
+from pld_ros.environment import own_domain
 
 STATION = "franka_fr3"
 ORACLE = f"{oracle.__module__}:{oracle.__name__}"
@@ -34,7 +37,8 @@ HELP = """usage: pld rehearse TASK [--seed N] [--policy NAME] [--run_dir DIR] [-
 
 One episode of a task through all nodes, the Franka's real driver and network cameras. The robot's side is a simulator
 that speaks libfranka's protocol and has the task's objects in its scene. The base policy is the task's oracle, or
---policy: compact, compact:<checkpoint>, an installed name. Logs, bag and video: --run_dir (runs/rehearse-TASK-seedN).
+--policy: compact, compact:<checkpoint>, an installed name. Logs, bag and video go to --run_dir, a new folder
+(runs/rehearse-TASK-seedN). The nodes are in a ROS domain of their own, so that no other arm hears them.
 The last line is one JSON object: success, ticks, voided, video. Exit status 1 without success.
 Needs the extras franka and opencv, and `make ros`."""
 
@@ -50,9 +54,9 @@ def run(args: Sequence[str]) -> int:
     task, *others = rest or [""]
     if others:
         raise UnknownNameError("argument", others[0], ("--seed", "--policy", "--run_dir", "--json"))
-    if task not in names("scenes"):
-        raise UnknownNameError("task that can be rehearsed", task, names("scenes"))
-    run_dir = Path(given or f"runs/rehearse-{task}-seed{_seed(seed)}")
+    if task not in registry.names("scenes"):
+        raise UnknownNameError("task that can be rehearsed", task, registry.names("scenes"))
+    run_dir = _new_folder(Path(given or f"runs/rehearse-{task}-seed{_seed(seed)}"), numbered=given is None)
     with only_json(as_json, sys.stdout) as out:
         episode = rehearse(task, _seed(seed), run_dir, policy or ORACLE)
         video = _film(episode, run_dir / VIDEO)
@@ -67,6 +71,18 @@ def _seed(given: str | None) -> int:
     return int(given or 0)
 
 
+def _new_folder(wanted: Path, numbered: bool) -> Path:
+    """A rehearsal begins anew: in what another one left, its episode could be taken for that of this one."""
+    others = (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2))
+    names = itertools.chain([wanted], others if numbered else ())
+    folder = next((path for path in names if not path.exists()), wanted)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(f"--run_dir {folder} exists already; give a new folder.")
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder.absolute()
+
+
 def _film(episode: Episode, path: Path) -> Path:
     """All cameras side by side, as the policy saw them."""
     pictures = np.concatenate(list(episode.images.values()), axis=2)
@@ -75,25 +91,27 @@ def _film(episode: Episode, path: Path) -> Path:
 
 
 def rehearse(task: str, seed: int, run_dir: Path, policy: str = ORACLE) -> Episode:
-    """Carry out one episode; nodes' logs, bag and station file stay in ``run_dir``.
+    """Carry out one episode; nodes' logs, bag and station file stay in ``run_dir``, an empty folder.
 
-    Raises RobotUnavailableError where the nodes, the cameras or the simulator do not get ready.
+    Raises RobotUnavailableError where the nodes, the cameras or the simulator do not get ready, or end; ConfigError
+    where an extra is missing.
     """
     from pld_ros.policies import load_policy
     from pld_ros.runner.own_graph import OwnGraph
     from pld_ros.runner.ros_runner import RosRunner
 
-    run_dir = run_dir.absolute()
-    run_dir.mkdir(parents=True, exist_ok=True)
+    registry.load("drivers", "franka")  # this and the next say what is missing
+    registry.load("cameras", "opencv")
     joints = _settings()["home_joints_rad"]
     with contextlib.ExitStack() as stack:
+        print(f"ROS domain {stack.enter_context(own_domain())}, logs in {run_dir / 'logs'}", flush=True)
         simulator = stack.enter_context(FrankaSimulator(scene=task, seed=seed, joints_rad=joints))
         place = Place(simulator.host, task, seed)
         url = stack.enter_context(_cameras(place))
         config = _config(task, policy, _write_station(run_dir, simulator.host, url))
         graph = OwnGraph(_launch_arguments(config, run_dir), run_dir, {WHERE: json.dumps(dataclasses.asdict(place))})
         stack.callback(graph.close)
-        runner = RosRunner(config, run_dir, load_policy(policy), residual=False, features=None)
+        runner = RosRunner(config, run_dir, load_policy(policy), residual=False, features=None, graph=graph)
         stack.callback(runner.close)
         return next(iter(runner.run([EpisodeSpec(task, seed)])))
 
@@ -133,7 +151,10 @@ def _cameras(place: Place) -> Iterator[str]:
     command = [sys.executable, "-m", "pld_ros.benches.scene_cameras"]
     for key, value in dataclasses.asdict(place).items():
         command += [f"--{key}", str(value)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    # In a session of its own: Ctrl-C is this process's to answer.
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
