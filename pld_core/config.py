@@ -21,6 +21,7 @@ import yaml
 from pld_core.config_rules import validate
 from pld_core.errors import ConfigError, UnknownNameError
 from pld_core.strict import build, flatten, known_keys, unflatten
+from pld_core.yaml_file import read_yaml
 
 Algorithm = Literal["pld", "rlpd", "wsrl", "calql", "residual_sac"]
 Encoder = Literal["auto", "features", "resnet10"]
@@ -215,21 +216,6 @@ def read_preset(name: str, _seen: tuple[str, ...] = ()) -> dict[str, Any]:
         return values
     merged = {**flatten(read_preset(str(parent), (*_seen, name))), **flatten(values)}
     return unflatten(merged)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as a dictionary; says which line is wrong when it is not YAML."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold settings as `key: value` lines, got {type(values).__name__}.")
-    return values
 
 
 def config_root() -> Path:

@@ -180,9 +180,9 @@ class StagedConfig:
 def staged(path: str) -> StagedReward:
     """The state machine that a YAML file describes: ``--reward staged:PATH``."""
     from pld_core import bring
-    from pld_core.config import read_yaml
     from pld_core.stations import load_robot
     from pld_core.strict import build
+    from pld_core.yaml_file import read_yaml
 
     config = build(StagedConfig, read_yaml(Path(path)), source=path)
     names = config.proprio or (tuple(load_robot(config.robot).proprio) if config.robot else ())

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from pld_core import stations
+from pld_core.config import config_root
+from pld_core.errors import ConfigError
 from pld_sim.tabletop.control import PROPRIO_NAMES
 from pld_sim.tabletop.environment import CAMERAS
 from pld_sim.tabletop.models import FR3
@@ -36,3 +38,18 @@ def test_every_task_has_a_station_that_it_may_run_on() -> None:
     for name in TASKS:
         stations.check_station(stations.load_task(name).robot, name)
         stations.check_station(stations.NO_ROBOT, name)
+
+
+def test_a_box_that_is_given_twice_does_not_vanish(tmp_path) -> None:
+    text = (config_root() / "robots" / "franka_fr3.yaml").read_text()
+    path = tmp_path / "mine.yaml"
+    path.write_text("keep_out_m: [[[0.3, -0.1, 0.0], [0.4, 0.1, 0.1]]]\n" + text)
+    with pytest.raises(ConfigError, match="'keep_out_m' is given twice, on line 1 and on line "):
+        stations.load_robot(str(path))
+
+
+def test_a_station_that_is_no_utf_8_text_is_refused(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("# Tischhöhe\ndriver: simulated\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"mine\.yaml is not UTF-8 text: byte 0xf6 on line 1"):
+        stations.load_robot(str(path))

@@ -144,6 +144,39 @@ def test_broken_yaml_names_the_line(tmp_path):
         load_config(str(tmp_path / "absent.yaml"))
 
 
+def test_a_key_that_is_given_twice_is_refused_with_its_lines(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: debug\nlearn:\n  steps: 100\n  # a hundred lines further down\n  steps: 200\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: 'steps' is given twice, on line 3 and on line 5"):
+        load_config(str(path))
+    path.write_text("extends: debug\nlearn: {steps: 100}\nprobe: {episodes: 3}\nlearn: {gamma: 0.9}\n")
+    with pytest.raises(ConfigError, match="'learn' is given twice, on line 2 and on line 4"):
+        load_config(str(path))
+
+
+def test_what_is_merged_in_may_be_given_anew(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("deep: {first: &first {<<: &base {a: 1, b: 2}, b: 3}}\nsecond: {<<: *first, a: 4}\nthird: *first\n")
+    first, second = {"a": 1, "b": 3}, {"a": 4, "b": 3}
+    assert settings.read_yaml(path) == {"deep": {"first": first}, "second": second, "third": first}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("extends: debug\n# f\u00fcr\n".encode("latin-1"), "is not UTF-8 text: byte 0xfc on line 2. Save it as UTF-8"),
+        ("extends: debug\n".encode("utf-16"), "is not UTF-8 text: byte 0xff on line 1"),
+        (b"extends: debug\nname: \x00\n", "is not valid YAML"),
+        (b"extends: debug\nname: 2024-13-01\n", "is not valid YAML"),
+    ],
+)
+def test_files_that_are_no_text_are_refused(tmp_path, data, message):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path))
+
+
 def test_every_numeric_setting_has_a_range():
     """A new number without a rule would accept nonsense silently."""
     unruled = {"target_entropy", "initial_log_std"}  # any sign; the latter has bounds of its own
