@@ -124,6 +124,11 @@ def forward(driver: RealArm, time: HandTime, share: float = 1.0) -> np.ndarray:
     return driver.command(np.array([share, 0, 0, 0, 0, 0], np.float32), -1.0)
 
 
+def applied(pose: tuple[np.ndarray, np.ndarray], action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    turn = rotations.quat_from_rotvec(STATION.rotation_rad * action[3:6].astype(np.float64))
+    return pose[0] + STATION.translation_m * action[:3].astype(np.float64), rotations.multiply(turn, pose[1])
+
+
 def test_deltas_add_up_to_a_target_of_its_own(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     arm.follows = False  # it lags
     for _ in range(3):
@@ -134,13 +139,27 @@ def test_deltas_add_up_to_a_target_of_its_own(driver: RealArm, arm: IdealArm, ti
 
 def test_pressing_on_something_winds_up_no_force(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
     arm.follows = False
-    for _ in range(20):
-        forward(driver, time)
+    led = CENTRE, rotations.STRAIGHT_DOWN
+    for tick in range(40):
         time.now += PERIOD_S
-        driver.command(np.array([0, 0, 0, 0, 0, 1], np.float32), -1.0)
-    assert arm.followed[0] == pytest.approx(CENTRE + [0.03, 0, 0])
+        sent = driver.command(np.array([0.9, -0.3, 0, 0, 0, 0] if tick % 2 else [0, 0, 0, 0, 0.2, 1], np.float32), -1.0)
+        led = applied(led, sent)
+        assert led[0] == pytest.approx(arm.followed[0], abs=1e-7), "the answer is what became of the command"
+        assert rotations.rotvec_between(led[1], arm.followed[1]) == pytest.approx(np.zeros(3), abs=1e-6)
+    assert sent.dtype == np.float32
+    assert arm.followed[0] == pytest.approx(CENTRE + 0.03 * np.array([0.9, -0.3, 0]) / np.hypot(0.9, 0.3), abs=1e-4)
     assert np.linalg.norm(rotations.rotvec_between(arm.followed[1], arm.quaternion)) == pytest.approx(0.3)
     assert driver.limited["lead"] > 20
+
+
+def test_a_target_comes_back_to_an_arm_that_is_pushed_away(driver: RealArm, arm: IdealArm, time: HandTime) -> None:
+    arm.follows = False
+    forward(driver, time)
+    arm.position = CENTRE - [0.05, 0, 0]
+    sent = forward(driver, time, 0.0)
+    assert arm.followed[0] == pytest.approx(CENTRE - [0.02, 0, 0])
+    assert sent == pytest.approx([-3, 0, 0, 0, 0, 0, -1]), "from 10 mm ahead to 20 mm behind"
+    assert driver.limited["lead"] == 1
 
 
 def test_after_a_hold_it_starts_from_where_the_arm_is(driver: RealArm, arm: IdealArm, time: HandTime) -> None:

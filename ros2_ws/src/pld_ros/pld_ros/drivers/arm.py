@@ -25,6 +25,10 @@ class Reading:
     gripper_width_m: float
     fault: str = ""
 
+    @property
+    def pose(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.position, self.quaternion
+
 
 class Arm(Protocol):
     """A vendor's library, reduced to what ``RealArm`` needs of it.

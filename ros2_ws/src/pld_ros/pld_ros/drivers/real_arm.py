@@ -6,20 +6,19 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 
 import numpy as np
 
-from pld_core.control import limits_of, rotations
+from pld_core.control import limits_of
 from pld_core.errors import RobotError, RobotFaultError
 from pld_core.stations import RobotConfig
 from pld_core.types import ActionSpec, RobotMode, RobotState
 from pld_ros.drivers.arm import Arm, Reading
 from pld_ros.drivers.commands import checked_action, checked_seed
-from pld_ros.drivers.guard import Guard
 from pld_ros.drivers.readings import nonsense_in
 from pld_ros.drivers.stamps import stamp_of
-from pld_ros.drivers.target import Pose, moved, proprio_of
+from pld_ros.drivers.steering import Steering
+from pld_ros.drivers.target import Pose, proprio_of
 
 FINGERS = "fingers"
 
@@ -57,9 +56,8 @@ class RealArm:
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._station, self._arm, self._spec = station, arm, station.action_spec
-        self._guard = Guard(limits_of(station))
+        self._steering = Steering(limits_of(station), arm, max_lead_m, max_lead_rad)
         self._period_s, self._max_age_s = 1.0 / state_rate_hz, max_state_age_ms / 1e3
-        self._max_lead = max_lead_m, max_lead_rad
         self._clock, self._sleep, self._time_ns = clock, sleep, time_ns
         self._lock = threading.Condition(threading.Lock())  # guards all below, and the arm's calls that do not block
         self._connected = self._stopped = self._homing = False
@@ -78,7 +76,7 @@ class RealArm:
 
     @property
     def limited(self) -> Mapping[str, int]:
-        return self._guard.limited
+        return self._steering.limited
 
     # -- connection ------------------------------------------------------------------------------
 
@@ -191,13 +189,7 @@ class RealArm:
             reading = self._observed()
             self._refuse_fault()
             now = self._clock()
-            position, quaternion = self._target or (reading.position, reading.quaternion)
-            rotvec = rotations.rotvec_between(quaternion, rotations.STRAIGHT_DOWN)
-            action = self._guard.admit(
-                wanted, position, rotvec, now, partial(self._arm.reachable, reading.joint_positions)
-            )
-            self._target, shortened = moved(self._spec, action, (position, quaternion), reading, *self._max_lead)
-            self._guard.limited["lead"] += shortened
+            self._target, action = self._steering.led(wanted, self._target or reading.pose, reading, now)
             self._follow(action)
             self._moved_at = now
             return action
