@@ -186,7 +186,7 @@ class Station:
 
     @staticmethod
     def is_load(reason: str) -> bool:
-        known = ("too old", "too late for its period", "no answer", "refused a command")
+        known = ("too old", "too late for its period", "ticks were skipped", "no answer", "refused a command")
         return any(words in reason for words in known)
 
     def begun(self, spec: EpisodeSpec) -> Running:

@@ -105,6 +105,22 @@ def test_a_sleep_that_takes_too_long_is_late_too(hand: Hand) -> None:
     assert pace.missed == 1
 
 
+def test_ticks_that_pass_in_a_sleep_are_skipped_at_once(hand: Hand) -> None:
+    """Not at the next tick: what this one is decided on would be recorded as if it were in time."""
+    pace = Pace(PERIOD_S, lambda: hand.now, lambda seconds: hand.sleep(seconds + 3.5 * PERIOD_S))
+    pace.start(hand.now)
+    pace.wait()
+    assert (pace.skipped_now, pace.late_s) == (3, 0.5 * PERIOD_S)
+
+
+def test_ticks_that_are_over_are_known_within_one(hand: Hand) -> None:
+    pace = pace_of(hand)
+    ticks(pace, hand, [3.5 * PERIOD_S, 0.0])
+    assert pace.over == 2
+    hand.now += 1.5 * PERIOD_S
+    assert pace.over == 4
+
+
 def test_skipped_ticks_are_missed(hand: Hand) -> None:
     pace = pace_of(hand)
     ticks(pace, hand, [3.5 * PERIOD_S, 0.0])

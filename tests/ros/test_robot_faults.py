@@ -33,6 +33,7 @@ pytest.importorskip("cv2", reason="needs the extra 'opencv'")
 pytestmark = pytest.mark.slow
 
 DRIVER_S, TOLD_S = 0.15, 0.15  # until the driver knows, and from then until the graph does
+STARVED_S = 0.5  # of the controller
 FPS = 30
 
 
@@ -105,6 +106,36 @@ def finish(station: Station, spec: EpisodeSpec, order: Future[Episode]) -> None:
     episode_id = station.wait(lambda: station.episode_of(spec), "it begins")
     station.wait(lambda: station.steps(episode_id)[5:] or station.outcome(episode_id), "it runs")
     station.finished(Running(episode_id, spec, order))
+
+
+def starve(station: Station) -> tuple[float, float, float]:
+    """Take the processor from the controller for a while: when it stood still, the arm held, and it went on."""
+    before = station.ear.states[-1].message.held
+    stopped = station.signal("controller", signal.SIGSTOP)
+    held = station.first_state(stopped, lambda state: state.held > before, "the arm is told to hold")
+    time.sleep(max(0.0, stopped + STARVED_S - time.monotonic()))
+    return stopped, held.at, station.signal("controller", signal.SIGCONT)
+
+
+def test_a_controller_that_gets_no_processor(station: Station) -> None:
+    """Everybody else goes on as ever; the arm is told to hold, and nobody learns from what was spoilt."""
+    for _ in range(5):
+        running = in_motion(station)
+        stopped, held, resumed = starve(station)
+        outcome = station.ended(running)
+        if "controller itself" in outcome.message.reason:
+            break
+        print(f"again: {outcome.message.reason}")  # a busy machine has spoilt it in another way before
+        assert "a fault" in outcome.message.reason or station.is_load(outcome.message.reason)
+        estop(station, True)
+        station.wait(lambda: estop(station, False).ok, "the release succeeds")
+        station.ready()
+    measured("controller starved: the arm is told to hold", held - stopped)
+    measured(f"controller starved for {resumed - stopped:.2f} s: void, since it went on,", outcome.at - resumed)
+    assert "controller itself came too late" in outcome.message.reason
+    assert_kept(station, running)
+    station.first_state(outcome.at, lambda state: state.mode == "holding", "the arm rests")
+    assert_goes_on(station)
 
 
 def test_what_the_operator_sees_when_the_arm_is_gone(

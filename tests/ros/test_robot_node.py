@@ -72,15 +72,16 @@ class Arm:
 
 
 class Clock:
-    """Monotonic nanoseconds that pass when a test says so."""
+    """Monotonic nanoseconds that pass when a test says so; the system clock stands still."""
 
     def __init__(self) -> None:
-        self.ns = 10**9
+        self.ns, self._set_ns = 10**9, time.time_ns()
 
     def monotonic_ns(self) -> int:
         return self.ns
 
-    time_ns = staticmethod(time.time_ns)
+    def time_ns(self) -> int:
+        return self._set_ns
 
     def sleep(self, seconds: float) -> None:
         raise AssertionError("nothing here waits")
@@ -120,7 +121,7 @@ def give(node: RobotNode, sequence: int, action: Any = 0.1, age_ns: int = 0) -> 
     before = node.rates.total("commands")
     size = action if isinstance(action, list) else np.full(7, action, np.float32).tolist()
     message = DeltaCommand(sequence=sequence, action=size)
-    message.header.stamp = time_msg(time.time_ns() - age_ns)
+    message.header.stamp = time_msg(robot_module.time.time_ns() - age_ns)
     node._command(message)
     return node.rates.total("commands") > before
 
@@ -128,6 +129,14 @@ def give(node: RobotNode, sequence: int, action: Any = 0.1, age_ns: int = 0) -> 
 def estop(node: RobotNode, stop: bool) -> EStop.Response:
     """By way of the service's callback."""
     return awaited(node._estop(EStop.Request(stop=stop), EStop.Response()))
+
+
+def some_state() -> RobotState:
+    return RobotState(
+        stamp_ns=robot_module.time.time_ns(), proprio=np.zeros(8, np.float32), joint_positions=np.zeros(8),
+        joint_names=tuple(f"joint{i}" for i in range(8)), position=np.zeros(3), quaternion=np.array([1.0, 0, 0, 0]),
+        gripper_width_m=0.04, mode="moving",
+    )  # fmt: skip
 
 
 def awaited(answer: Coroutine[Any, Any, EStop.Response]) -> EStop.Response:
@@ -162,19 +171,19 @@ def test_in_a_pause_nothing_is_reset(node: RobotNode, arm: Arm) -> None:
 def test_who_asks_again_for_a_reset_gets_the_same_one(node: RobotNode, arm: Arm) -> None:
     over = threading.Event()
     arm.reset = lambda seed: over.wait(10)  # type: ignore[assignment, return-value]
-    first = Reset.Request(seed=3, asked_at=time_msg(time.time_ns()))
+    first = Reset.Request(seed=3, asked_at=time_msg(robot_module.time.time_ns()))
     assert [node._reset(first, Reset.Response()).reset for _ in range(2)] == [1, 1]
     assert not node._reset(Reset.Request(seed=4), Reset.Response()).ok
     over.set()
     assert node._resetting is not None
     node._resetting.join()
     assert node._reset(first, Reset.Response()).reset == 1, "the arm has done it already"
-    again = Reset.Request(seed=3, asked_at=time_msg(time.time_ns()))
+    again = Reset.Request(seed=3, asked_at=time_msg(robot_module.time.time_ns() + 1))
     assert node._reset(again, Reset.Response()).reset == 2, "its state was not told yet"
 
 
 def test_a_reset_that_nobody_waits_for_any_more_is_refused(node: RobotNode, arm: Arm) -> None:
-    asked_at = time_msg(time.time_ns() - round(1e9 * (RESET_AGE_S + 1)))
+    asked_at = time_msg(robot_module.time.time_ns() - round(1e9 * (RESET_AGE_S + 1)))
     answer = node._reset(Reset.Request(seed=3, asked_at=asked_at), Reset.Response())
     assert not answer.ok
     assert "given up" in answer.message
@@ -228,6 +237,21 @@ def test_silence_ends_in_a_hold(node: RobotNode, arm: Arm, clock: Clock) -> None
     assert arm.calls.count("hold") == 2
 
 
+def test_a_hold_by_the_watchdog_is_told(
+    node: RobotNode, arm: Arm, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(node._states, "publish", lambda message: told.append(message.held))
+    node._publish(some_state())
+    assert give(node, 1)
+    clock.pass_periods(WATCHDOG_PERIODS + 0.1)
+    node._watch()
+    node._publish(some_state())
+    arm.held_ticks = 5  # type: ignore[attr-defined]  # a simulated one counts such periods itself
+    node._publish(some_state())
+    assert told == [0, 1, 6]
+
+
 def test_what_must_not_be_carried_out_is_refused(node: RobotNode, arm: Arm, monkeypatch: pytest.MonkeyPatch) -> None:
     assert give(node, 10)
     assert not give(node, 10), "twice"
@@ -267,7 +291,7 @@ def test_a_clock_that_is_set_ends_in_a_hold(
 ) -> None:
     """What was seen by the old clock is of no known age; what is seen by the new one moves the arm again."""
     assert give(node, 1)
-    set_ns = time.time_ns() + jump_s * 10**9
+    set_ns = robot_module.time.time_ns() + jump_s * 10**9
     monkeypatch.setattr(clock, "time_ns", lambda: set_ns)
     message = DeltaCommand(sequence=2, action=np.full(7, 0.1, np.float32).tolist())
     message.header.stamp = time_msg(set_ns - jump_s * 10**9)

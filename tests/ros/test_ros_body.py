@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from pld_msgs.srv import Label, Reset
 from pld_core.errors import ContractError, RobotError
 from pld_ros import topics
 from pld_ros.control import ros_body
+from pld_ros.control.obedience import MAX_SKIPPED
 from pld_ros.control.pace import Pace
 from pld_ros.control.ros_body import RosBody
 from pld_ros.convert import floats, time_msg
@@ -227,13 +229,54 @@ def test_a_reward_node_that_falls_silent_is_a_fault(node: Node, body: RosBody) -
 )
 def test_what_the_arm_did_not_carry_out_voids(node: Node, body: RosBody, said: dict[str, Any], why: str) -> None:
     robot = Robot(node, tick=10)
-    body.reset(0)
+    body.send(np.zeros(7, np.float32), body.reset(0))
     robot.extra = {"held": 4}  # while the first command was on its way
     robot.say()
     body.observe()
     robot.extra = {"held": 4, **said}
     robot.say()
     with pytest.raises(RobotError, match=why):
+        body.observe()
+
+
+@pytest.mark.parametrize(("skipped", "voids"), [(0, False), (MAX_SKIPPED, False), (MAX_SKIPPED + 1, True), (11, True)])
+def test_a_controller_that_got_no_processor_voids(node: Node, body: RosBody, skipped: int, voids: bool) -> None:
+    """All others went on as ever: their states are of now, and none speaks of it yet."""
+    now, robot = begun(node, body)
+    body.send(np.zeros(7, np.float32), body.observe())
+    now.pass_s(node.period_s * (skipped + 1.1))
+    robot.say()
+    if voids:
+        with pytest.raises(RobotError, match=f"controller itself .* {skipped} ticks were skipped"):
+            body.observe()
+    else:
+        body.observe()
+
+
+def test_what_was_skipped_before_the_first_command_harms_nobody(node: Node, body: RosBody) -> None:
+    now, _ = begun(node, body)
+    now.pass_s(node.period_s * 4)
+    body.observe()
+
+
+def test_an_arm_that_held_before_a_command_could_come_is_forgiven(node: Node, body: RosBody) -> None:
+    """After a pause: it was held, and the controller looks before it commands."""
+    _, robot = begun(node, body)
+    robot.say()
+    body.send(np.zeros(7, np.float32), body.observe())
+    pause(node, body, lambda: None)
+    assert body.orders().waited
+    for held in (3, 5):
+        robot.extra = {"held": held}
+        robot.say()
+        body.observe()
+    body.send(np.zeros(7, np.float32), body.observe())
+    robot.extra = {"held": 6}
+    robot.say()
+    body.observe()  # of before the command was there
+    robot.extra = {"held": 7}
+    robot.say()
+    with pytest.raises(RobotError, match="too late for its period"):
         body.observe()
 
 
@@ -378,6 +421,29 @@ def test_a_clock_that_is_set_voids_the_episode_and_the_next_one_runs(
     body.begin(body.reset(1))
     robot.say()
     assert max(body.observe().stamp_ns.values()) == robot.tick * PERIOD_NS
+
+
+class Now:
+    """Monotonic seconds that pass when somebody sleeps, or a test says so."""
+
+    def __init__(self) -> None:
+        self.s = time.monotonic()
+
+    def __call__(self) -> float:
+        return self.s
+
+    def pass_s(self, seconds: float) -> None:
+        self.s += seconds
+
+
+def begun(node: Node, body: RosBody) -> tuple[Now, Robot]:
+    """A real station's episode, at its first tick."""
+    node.simulated_time, node.station.is_simulated = False, False
+    now, robot = Now(), Robot(node, tick=time.time_ns() // PERIOD_NS - 40)  # of the future is none
+    body.reset(0)
+    body.pace = Pace(node.period_s, now, now.pass_s)
+    body.pace.start(now())
+    return now, robot
 
 
 def pause(node: Node, body: RosBody, meanwhile: Callable[[], Any]) -> None:

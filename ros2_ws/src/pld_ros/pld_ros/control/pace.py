@@ -34,17 +34,29 @@ class Pace:
 
     def wait(self) -> None:
         """Sleep until the next tick is due."""
-        self._due += self._period_s
-        behind = self._clock() - self._due
-        self.skipped_now = int(max(behind, 0.0) / self._period_s)
-        self._due += self.skipped_now * self._period_s
-        if behind < 0:
-            self._sleep(-behind)
+        self._due, self.skipped_now = self._due + self._period_s, 0
+        self._skip()
+        if (early_s := self._due - self._clock()) > 0:
+            self._sleep(early_s)
+            self._skip()  # whoever gets no processor in his sleep wakes up late
         self.late_s = self._clock() - self._due
         self.ticks += 1
         self.skipped += self.skipped_now
         self.missed += self.skipped_now + (self.late_s > MISSED_S)
         self.worst_late_s = max(self.worst_late_s, self.late_s + self.skipped_now * self._period_s)
+
+    @property
+    def over(self) -> int:
+        """Ticks that should have been by now and were not: those before the present one, and those since."""
+        return self.skipped_now + self._behind()
+
+    def _skip(self) -> None:
+        behind = self._behind()
+        self.skipped_now += behind
+        self._due += behind * self._period_s
+
+    def _behind(self) -> int:
+        return int(max(self._clock() - self._due, 0.0) / self._period_s)
 
     def done(self) -> None:
         """The present tick's command is out."""

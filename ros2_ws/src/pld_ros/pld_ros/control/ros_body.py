@@ -17,11 +17,12 @@ from pld_core.interfaces import ResidualActor
 from pld_core.types import Observation
 from pld_ros import topics
 from pld_ros.control.episode import Judgement, Orders
+from pld_ros.control.obedience import Obedience, refuse_stale
 from pld_ros.control.pace import Pace
 from pld_ros.convert import floats, nanoseconds, time_msg, vector
 from pld_ros.inputs import subscribe
 from pld_ros.node import PldNode
-from pld_ros.observations import FUTURE_MS, PROPRIO
+from pld_ros.observations import PROPRIO
 
 LOCKSTEP_TIMEOUT_S = 5.0  # for anything that another node must do while simulated time stands still
 RESET_TIMEOUT_S = 60.0
@@ -53,8 +54,7 @@ class RosBody:
         self._changed = threading.Condition()
         self._robot: RobotState | None = None
         self._first_stamp: dict[int, int] = {}  # reset -> stamp of its first state
-        self._reset = self._refused = 0  # of the running episode; commands refused before it
-        self._held: int | None = None  # periods without a command up to the last observation; None: they do not count
+        self._obedience = Obedience(node.period_s)
         self._estimates: dict[int, SuccessEstimate] = {}
         self._counted = -1  # stamp of the newest estimate whose reward was given out
         self._before_pause: list[SuccessEstimate] = []  # estimates that came before a pause and were not given out
@@ -154,9 +154,9 @@ class RosBody:
                 raise RobotError(f"The reset did not finish within {RESET_TIMEOUT_S:.0f} s; see the robot node's log.")
             self._floor = self._last = self._first_stamp[number] - 1
             self._first_stamp = {number: self._first_stamp[number]}
-            self._reset, self._counted = number, self._floor + 1
+            self._counted = self._floor + 1
             assert self._robot is not None  # its state has ended the wait
-            self._refused, self._held = self._robot.refused, None
+            self._obedience.begin(number, self._robot)
         stamps = self.buffer.wait_newer(self._floor, LOCKSTEP_TIMEOUT_S)
         if stamps is None:
             raise ContractError(f"No observation within {LOCKSTEP_TIMEOUT_S:.0f} s of the reset: {self._silent()}.")
@@ -193,7 +193,12 @@ class RosBody:
 
     def observe(self) -> Observation:
         stamps = self._next_in_lockstep() if self._node.simulated_time else self._next_in_rhythm()
-        self._refuse_disobedience()
+        assert self._robot is not None  # there was an observation
+        self._obedience.check(self._robot)
+        if self._operator is not None and self.operator_silent_s > OPERATOR_AGE_S and not self._node.simulated_time:
+            raise RobotError(
+                f"The operator node has been silent for {self.operator_silent_s:.1f} s: nobody could stop the arm."
+            )
         return self._observation(stamps)
 
     def _next_in_lockstep(self) -> dict[str, int]:
@@ -205,6 +210,7 @@ class RosBody:
     def _next_in_rhythm(self) -> dict[str, int]:
         self.pace.wait()
         stamps = self.buffer.wait_newer(self._last, self.patience_s(self._grace_s))
+        self._obedience.check_rhythm(self.pace.over)  # first: whoever gets no processor finds all sources old
         if stamps is None:
             self._node.rates.count("stale_observations")
             stamps = self.buffer.newest(self._floor)
@@ -213,42 +219,8 @@ class RosBody:
         self._refuse_stale(stamps)
         return stamps
 
-    def _refuse_disobedience(self) -> None:
-        """An action that the arm did not execute must not be learnt from as if it had."""
-        robot = self._robot
-        assert robot is not None  # there was an observation
-        if robot.mode == "stopped":
-            raise RobotError("The arm was stopped (emergency stop).")
-        if robot.fault:
-            raise RobotError(f"The arm reports a fault: {robot.fault}")
-        if robot.resets != self._reset:
-            raise RobotError("The robot node was restarted, or somebody else had the arm reset.")
-        if robot.refused > self._refused:
-            raise RobotError("The robot node refused a command; its log says why.")
-        if self._held is not None and robot.held > self._held:
-            raise RobotError("A command came too late for its period: the arm held instead.")
-        self._held = robot.held
-        if self._operator is not None and self.operator_silent_s > OPERATOR_AGE_S and not self._node.simulated_time:
-            raise RobotError(
-                f"The operator node has been silent for {self.operator_silent_s:.1f} s: nobody could stop the arm."
-            )
-
     def _refuse_stale(self, stamps: dict[str, int]) -> None:
-        """A source may be silent, or speak of the past; both by the clock that no jump can fool and by its stamps."""
-        now, old = time.time_ns(), []
-        for source, limit_ms in self._max_age_ms.items():
-            silent_ms = 1e3 * self.buffer.silent_s(source)
-            lag_ms = (now - stamps[source]) / 1e6
-            most_ms = limit_ms + 1e3 * self._node.period_s
-            if silent_ms > limit_ms or not -FUTURE_MS <= lag_ms <= most_ms:  # of the future: the clock was set back
-                old.append(
-                    f"{source} (came {silent_ms:.0f} ms ago, taken {lag_ms:.0f} ms ago, limit {limit_ms:.0f} ms)"
-                )
-        if old:
-            raise ContractError(
-                f"The newest data are too old: {', '.join(old)}. Check these sources and the load of this machine; "
-                "the limit of a camera is its max_age_ms."
-            )
+        refuse_stale(self.buffer, stamps, self._max_age_ms, self._node.period_s)
 
     def judge(self, observation: Observation, last: bool) -> Judgement:
         """All estimates that came since the last call, each counted once: a late one counts a tick later.
@@ -313,7 +285,8 @@ class RosBody:
             newest = self.buffer.newest(self._floor) or {"": self._last}
             self.pace.start(self._phase(newest))
             # Periods held and pictures judged while a human was at work are none of the episode's.
-            self._held, self._counted = None, max(newest.values())
+            self._obedience.forget()
+            self._counted = max(newest.values())
 
     def actor(self) -> tuple[ResidualActor | None, str]:
         return self.get_actor()
@@ -324,6 +297,7 @@ class RosBody:
         message.header.frame_id = self._node.station.frame
         message.header.stamp = time_msg(self._last)
         self._commands.publish(message)
+        self._obedience.commanded()
         if self._node.simulated_time:
             return 0.0
         self.pace.done()

@@ -108,7 +108,7 @@ class RobotNode(ManagedNode):
             mode=state.mode, fault=state.fault, joint_names=list(state.joint_names),
             joint_positions=state.joint_positions.tolist(), gripper_width=float(state.gripper_width_m),
             proprio=floats(state.proprio), resets=state.resets, commands=self.rates.total("commands"),
-            refused=self.rates.total("refused"), held=int(getattr(self._driver, "held_ticks", 0)),
+            refused=self.rates.total("refused"), held=self._held(),
             paused=self._paused_at is not None, limited=self._limited(),
         )  # fmt: skip
         message.header.stamp, message.header.frame_id = stamp, self.station.frame
@@ -129,6 +129,10 @@ class RobotNode(ManagedNode):
         self.rates.count("states")
         if self.active:
             self.set_ready(state.fault)
+
+    def _held(self) -> int:
+        """Times that the arm was told to hold since commands had ceased, and periods that a driver held by itself."""
+        return self.rates.total("watchdog_holds") + int(getattr(self._driver, "held_ticks", 0))
 
     def _watch(self) -> None:
         with self._lock:
