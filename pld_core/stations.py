@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pld_core import registry
 from pld_core.config import TrainConfig, config_root, read_yaml
 from pld_core.errors import ConfigError, RobotUnavailableError, UnknownNameError
+from pld_core.station_rules import check_numbers, check_twin
 from pld_core.strict import build
 from pld_core.types import ActionSpec
 
@@ -152,9 +153,8 @@ def _read(cls: type[Any], path: Path) -> Any:
 
 
 def _checked(robot: RobotConfig, source: str) -> RobotConfig:
-    for key in ("rate_hz", "translation_m", "rotation_rad", "gripper_open_m", "max_speed_m_s", "max_speed_rad_s"):
-        if not getattr(robot, key) > 0:
-            raise ConfigError(f"{key} of robot {source} must be greater than 0, got {getattr(robot, key)!r}.")
+    check_numbers(robot, source)
+    check_twin(robot, source, robot_names)
     for step, unit in (("translation_m", "m_s"), ("rotation_rad", "rad_s")):
         speed, most = getattr(robot, step) * robot.rate_hz, getattr(robot, f"max_speed_{unit}")
         if speed > most + 1e-9:

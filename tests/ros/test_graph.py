@@ -171,6 +171,15 @@ def test_a_station_without_a_twin_cannot_be_simulated(tmp_path: Path) -> None:
         graph_of(["sim_train", "sim:=true", f"robot:={tmp_path / 'mine.yaml'}"])
 
 
+def test_a_twin_that_is_a_real_arm_is_never_taken_for_a_simulated_one(tmp_path: Path) -> None:
+    from pld_core.config import config_root
+
+    text = (config_root() / "robots" / "franka_fr3.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("simulated_twin: fr3_sim", "simulated_twin: franka_fr3"))
+    with pytest.raises(ConfigError, match="franka_fr3 is named as a simulated_twin, but its driver is franka"):
+        graph_of(["sim_train", "sim:=true", f"robot:={tmp_path / 'mine.yaml'}"])
+
+
 def test_arguments_of_a_launch_file_are_the_same_arguments() -> None:
     texts = {f.name: "auto" if f.default is None else str(f.default).lower() for f in argument_fields()}
     assert arguments_from(texts) == GraphArguments()

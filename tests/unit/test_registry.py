@@ -77,7 +77,7 @@ def test_a_missing_attribute_is_named():
 
 
 def test_shipped_stations_and_tasks_are_valid():
-    for name in ("fr3_sim", "yam_sim_01", "yam_real_01", "franka_fr3"):
+    for name in ("fr3_sim", "yam_sim_01", "yam_real_01", "franka_fr3", "franka_panda"):
         assert name in robot_names()
         robot = load_robot(name)
         assert robot.name == name
@@ -112,6 +112,22 @@ def test_a_station_of_ones_own(tmp_path):
         ("simulated", "translation_m: 0.1", "exceeds max_speed_m_s"),
         ("simulated", "rotation_rad: 0.2", r"rotation_rad \* rate_hz = 4 rad/s exceeds max_speed_rad_s = 1.6"),
         ("simulated", "rate_hz: 0", "greater than 0"),
+        ("simulated", "max_speed_m_s: .inf", "max_speed_m_s of robot .* greater than 0, got inf"),
+        ("simulated", "workspace_m: [[0, 0, 0], [1, .nan, 1]]", "workspace_m of robot .* must be finite numbers"),
+        ("simulated", "workspace_m: [[-.inf, 0, 0], [1, 1, 1]]", "workspace_m of robot .* must be finite numbers"),
+        ("simulated", "keep_out_m: [[[0, 0, 0], [1, 1, .nan]]]", "keep_out_m of robot .* must be finite numbers"),
+        ("simulated", "home_joints_rad: [0.1, .nan]", "home_joints_rad of robot .* must be finite numbers"),
+        ("simulated", "max_command_age_ms: -1", "max_command_age_ms of robot .* greater than 0, got -1.0"),
+        ("simulated", "max_command_age_ms: .nan", "max_command_age_ms of robot .* greater than 0, got nan"),
+        ("simulated", "cameras: {wrist: {driver: opencv, width: 0}}", "width of camera wrist .* greater than 0, got 0"),
+        ("simulated", "cameras: {wrist: {driver: opencv, height: -1}}", "height of camera wrist .* greater than 0"),
+        ("simulated", "cameras: {wrist: {driver: opencv, fps: 0}}", "fps of camera wrist .* greater than 0"),
+        ("simulated", "cameras: {wrist: {driver: opencv, policy_size: 0}}", "policy_size of camera wrist"),
+        ("simulated", "cameras: {wrist: {driver: opencv, max_age_ms: 0}}", "max_age_ms of camera wrist"),
+        ("simulated", "cameras: {wrist: {driver: opencv, max_age_ms: .nan}}", "max_age_ms of camera wrist"),
+        ("simulated", "cameras: {wrist: {driver: opencv, exposure_us: -8}}", r"exposure_us .* must be 0 \(automatic\)"),
+        ("simulated", "simulated_twin: fr3_sin", "simulated_twin of robot .*'fr3_sin'. Did you mean 'fr3_sim'"),
+        ("simulated", "simulated_twin: nowhere/twin.yaml", "nowhere/twin.yaml, and there is no such file"),
         ("simulated", "workspace_m: [[0, 0, 0], [1, 1, 0]]", "workspace_m"),
         ("simulated", "workspace_m: [[0, 0], [1, 1]]", "needs 3 values"),
         ("simulated", "rate: 20", "Did you mean 'rate_hz'"),
@@ -124,6 +140,14 @@ def test_a_wrong_station_is_refused(tmp_path, driver, extra, message):
     path.write_text((base.replace("cameras: {}\n", "") if "cameras" in extra else base) + extra + "\n")
     with pytest.raises(ConfigError, match=message):
         load_robot(str(path))
+
+
+def test_stations_may_name_each_other_and_a_file_of_ones_own_as_their_twin(tmp_path):
+    mine, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
+    for path, twin in ((mine, other), (other, mine)):
+        path.write_text(MINIMAL.format(driver="simulated") + f"simulated_twin: {twin}\n")
+    assert load_robot(str(mine)).simulated_twin == str(other)
+    assert load_robot(str(other)).simulated_twin == str(mine)
 
 
 def test_a_missing_setting_is_named(tmp_path):

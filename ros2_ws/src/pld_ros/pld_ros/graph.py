@@ -98,6 +98,10 @@ def station_of(arguments: GraphArguments, task: str = DEFAULT_TASK, robot: str =
         if not station.simulated_twin:
             raise ConfigError(f"Station {robot} has no simulated_twin in its file, so sim:=true is not possible.")
         robot, station = station.simulated_twin, load_robot(station.simulated_twin)
+        if not station.is_simulated:  # sim:=true moves no arm
+            raise ConfigError(
+                f"{robot} is named as a simulated_twin, but its driver is {station.driver}. Name another."
+            )
     if wanted not in (station.name, station.simulated_twin):
         raise ConfigError(f"Task {task!r} is made for robot {wanted!r}, not for {robot!r}. Give another task:=.")
     if not station.is_simulated and not arguments.realtime:
