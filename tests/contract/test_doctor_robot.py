@@ -29,6 +29,7 @@ from pld_ros.benches.motor_chain import SimulatedMotors
 from pld_ros.benches.recordings import record_realsense, steady
 from pld_ros.checkup import arm, cameras, command, machine, motion, place
 from pld_ros.checkup.interrupts import Interrupts
+from pld_ros.checkup.kinematics import named_alike
 from pld_ros.drivers import make_driver
 from pld_ros.drivers.franka import FrankaArm
 from pld_ros.drivers.real_arm import RealArm
@@ -112,6 +113,13 @@ def test_a_healthy_franka(simulator, write, capsys):
     assert "frames a second" in checks["camera wrist"]["detail"]
     assert "MOVES" not in said  # without --confirm-motion
     assert "motion" not in checks
+
+
+def test_a_panda_is_checked_against_its_own_joints(simulator, write, capsys):
+    """It ships with the URDF of an FR3, whose joints have other names and other ends."""
+    status, checks, _ = doctor(capsys, write("franka_panda", address=simulator.host, cameras={}))
+    assert_well(status, checks)
+    assert "inside" in checks["start pose"]["detail"]
 
 
 def test_a_franka_drives_the_square(simulator, write, capsys, monkeypatch):
@@ -334,6 +342,53 @@ def test_judgement_of_the_tool(position, tilt_rad, status, words):
     check = place.check_tool(station, state_at(position, tilt_rad))
     assert check.status == status
     assert words in check.detail
+
+
+@pytest.mark.parametrize(
+    ("urdf", "words"),
+    [
+        ("", "not checked: the station names no urdf"),
+        ("nowhere/arm.urdf", "not checked: no URDF at nowhere/arm.urdf"),
+        ("no_such_package:assets/arm.urdf", "not checked: no URDF at no_such_package:assets/arm.urdf"),
+        ("franky_sim:assets/none.urdf", "assets/none.urdf"),
+    ],
+)
+def test_a_start_pose_that_cannot_be_checked_is_no_healthy_one(urdf, words):
+    check = place.check_home(dataclasses.replace(STATION, urdf=urdf), state_at((0.5, 0.0, 0.2)))
+    assert check is not None
+    assert (check.status, check.name) == ("warning", "start pose")
+    assert words in check.detail
+    assert check.fix
+    assert place.check_home(dataclasses.replace(STATION, urdf=urdf, home_joints_rad=()), state_at((0, 0, 0))) is None
+
+
+def test_the_ends_of_a_pandas_joints_are_its_own():
+    home = (0.0, 0.1, 0.0, -2.2, 0.0, 3.8, 0.785)  # joint 6: up to 3.75 rad, of an FR3 up to 4.52
+    panda = dataclasses.replace(load_robot("franka_panda"), home_joints_rad=home)
+    names = tuple(f"panda_joint{i}" for i in range(1, 8))
+    check = place.check_home(panda, dataclasses.replace(state_at((0.5, 0.0, 0.2)), joint_names=names))
+    assert check is not None
+    assert check.status == "problem"
+    assert "panda_joint6 at 3.80 rad is beyond its ends (-0.02 to 3.75)" in check.detail
+    own = place.check_home(dataclasses.replace(STATION, home_joints_rad=home), state_at((0.5, 0.0, 0.2)))
+    assert own is not None
+    assert "beyond its ends" not in own.detail
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "found"),
+    [
+        (["panda_joint1", "panda_joint2"], ["fr3_joint1", "fr3_joint2", "fr3_finger_joint1"], "fr3_joint1 fr3_joint2"),
+        (["arm_joint1", "arm_joint2"], ["joint1", "joint2"], "joint1 joint2"),
+        (["joint1", "joint2"], ["yam_joint1", "yam_joint2"], "yam_joint1 yam_joint2"),
+        (["joint1", "joint2"], ["joint1", "joint2", "other_joint1", "other_joint2"], "joint1 joint2"),
+        (["joint1", "joint2"], ["left_joint1", "left_joint2", "right_joint1", "right_joint2"], "joint1 joint2"),
+        (["pan_joint", "lift_joint"], ["a_pan_joint", "b_lift_joint"], "pan_joint lift_joint"),
+        ([], ["joint1"], ""),
+    ],
+)
+def test_joints_whose_names_differ_in_their_prefix(names, known, found):
+    assert named_alike(names, known) == found.split()
 
 
 def test_judgement_of_states():

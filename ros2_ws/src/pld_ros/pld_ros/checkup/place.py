@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
 from pld_core.cli.checks import Check
@@ -14,6 +17,7 @@ from pld_ros.launching.robot_description import urdf_path
 
 NEAR_M = 0.01  # to a face of the workspace
 _AXES = "xyz"
+_URDF_FIX = "correct the station's urdf; nothing else depends on it"
 
 
 def check_tool(station: RobotConfig, state: RobotState) -> Check:
@@ -40,21 +44,40 @@ def check_tool(station: RobotConfig, state: RobotState) -> Check:
 
 
 def check_home(station: RobotConfig, state: RobotState) -> Check | None:
-    """Where home_joints_rad lead the tool, by the station's URDF; None where that cannot be told."""
+    """Where home_joints_rad lead the tool, by the station's URDF; None where the station has none."""
     path, joints = urdf_path(station), station.home_joints_rad
-    if path is None or not path.is_file() or not joints:
+    if not joints:
         return None
+    if path is None or not path.is_file():
+        return _unchecked(station, path)
     try:
         kinematics = Kinematics(path, state.joint_names[: len(joints)])
     except ConfigError as error:
-        return Check("start pose", "warning", str(error), "correct the station's urdf; nothing else depends on it")
+        return Check("start pose", "warning", f"not checked: {error}", _URDF_FIX)
     position = kinematics.tool_at(np.array(joints), state)
-    reasons = kinematics.beyond_limits(joints) + _faults(station, position)
+    reasons = kinematics.beyond_limits(joints, _known_ends(station)) + _faults(station, position)
     detail = f"home_joints_rad lead the tool to {at(position)}"
     if reasons:
         fix = "measure home_joints_rad and workspace_m of the station anew: every reset goes there"
         return Check("start pose", "problem", f"{detail}: {'; '.join(reasons)}", fix)
     return Check("start pose", "ok", f"{detail}, inside")
+
+
+def _unchecked(station: RobotConfig, path: Path | None) -> Check:
+    if not station.urdf:
+        return Check("start pose", "warning", "not checked: the station names no urdf", "enter the arm's: a path")
+    package = station.urdf.rpartition(":")[0] if path is None else ""
+    fix = f"install the package {package!r}, or {_URDF_FIX}" if package else _URDF_FIX
+    return Check("start pose", "warning", f"not checked: no URDF at {path or station.urdf}", fix)
+
+
+def _known_ends(station: RobotConfig) -> Sequence[tuple[float, float]]:
+    """Of the joints [rad], where the driver knows them better than the station's URDF; else none."""
+    if station.driver == "franka" and station.driver_options.get("model") == "panda":
+        from pld_ros.drivers.franka import _PANDA_RANGES  # its URDF is an FR3's
+
+        return _PANDA_RANGES
+    return ()
 
 
 def at(position: np.ndarray) -> str:
