@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import sys
 import threading
 import time
 
@@ -10,8 +13,9 @@ import numpy as np
 import pytest
 
 from pld_core.cli import main as cli
-from pld_core.errors import RobotError
+from pld_core.errors import RobotError, RobotUnavailableError
 from pld_core.types import ActionSpec, RobotState
+from pld_ros.benches.franka_simulator import FrankaSimulator
 from pld_ros.benches.lissajous import SETTLING_S, SIZE_M, SPEED_M_S, drive, path
 
 ASKED = {"ticks", "missed", "call_ms_p99", "track_mm_p50", "final_mm"}
@@ -105,3 +109,36 @@ def test_an_arm_follows_and_ends_where_it_was_sent(arm, capfd):
 def test_what_cannot_be_run_is_refused(arguments, complaint, capsys):
     assert cli.main(["bench-arm", *arguments]) == cli.EXIT_ERROR
     assert complaint in capsys.readouterr().err
+
+
+def test_without_its_package_the_yam_says_what_to_install(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "i2rt"] + ["i2rt"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "pld_ros.benches.motor_chain", raising=False)
+    assert cli.main(["bench-arm", "yam", "--seconds", "1"]) == cli.EXIT_ERROR
+    said = capsys.readouterr().err
+    assert said.startswith("error: The simulator of yam cannot be loaded: ")
+    assert "pip install 'pld[yam]'" in said
+    assert said.count("\n") == 1
+
+
+def test_a_simulator_that_ends_by_itself_is_told_at_once(capfd):
+    simulator = FrankaSimulator(joints_rad=(math.nan,) * 7)
+    began = time.monotonic()
+    with pytest.raises(RobotUnavailableError, match="ended with status 2 before it had started: what it said is above"):
+        simulator.start(timeout_s=3000.0)
+    assert time.monotonic() - began < 1000.0
+    assert "--joints must be finite" in capfd.readouterr().err
+
+
+def test_a_simulator_that_takes_too_long_is_ended():
+    simulator = FrankaSimulator()
+    with pytest.raises(RobotUnavailableError, match="did not start within 0 s"):
+        simulator.start(timeout_s=0.0)
+    with pytest.raises(RobotUnavailableError, match="not running"):
+        _ = simulator.pid
+
+
+def test_a_simulator_gets_no_interruption_from_the_terminal():
+    with FrankaSimulator() as simulator:
+        assert os.getsid(simulator.pid) == simulator.pid != os.getsid(0)

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from pld_core import registry
 from pld_core.cli.common import only_json, take_flag, take_option
-from pld_core.errors import ConfigError, UnknownNameError
+from pld_core.errors import ConfigError, RobotUnavailableError, UnknownNameError
 from pld_core.interfaces import RobotDriver
 from pld_core.stations import RobotConfig, load_robot
 from pld_ros.benches.lissajous import drive, spread
@@ -30,8 +31,20 @@ Needs the extra of the arm: pip install 'pld[franka]' or 'pld[yam]'."""
 
 
 @contextmanager
+def _needed_by(name: str) -> Iterator[None]:
+    """Raises RobotUnavailableError, which says what to install, for an import that fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise RobotUnavailableError(
+            f"The simulator of {name} cannot be loaded: {error}. {registry.import_hint(error)}"
+        ) from error
+
+
+@contextmanager
 def _franka() -> Iterator[RobotConfig]:
-    from pld_ros.benches.franka_simulator import FrankaSimulator
+    with _needed_by("franka"):
+        from pld_ros.benches.franka_simulator import FrankaSimulator
 
     station = load_robot("franka_fr3")
     with FrankaSimulator(joints_rad=station.home_joints_rad) as simulator:
@@ -40,7 +53,8 @@ def _franka() -> Iterator[RobotConfig]:
 
 @contextmanager
 def _yam() -> Iterator[RobotConfig]:
-    from pld_ros.benches.motor_chain import SimulatedMotors
+    with _needed_by("yam"):
+        from pld_ros.benches.motor_chain import SimulatedMotors
 
     station = load_robot("yam_real_01")
     with SimulatedMotors(station.address, joints=station.home_joints_rad) as motors:

@@ -29,6 +29,7 @@ from pld_ros.benches.scenes import JointPublisher, ahead_of_nodes, load_scene
 
 HOME_RAD = (0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785)
 _READY = "ready "
+_ENDING_S = 5.0  # from the end of its output to its own
 _STEP_S = 0.001
 _TOLD_STEPS = 10  # where things are is told a hundred times a second
 _MAX_BEHIND_S = 0.005  # a simulator that was held up catches up with so much, and forgets the rest
@@ -67,20 +68,21 @@ class FrankaSimulator:
         return self._process.pid
 
     def start(self, timeout_s: float = 60.0) -> None:
-        """Returns when it takes connections; raises RobotUnavailableError if it does not within ``timeout_s``."""
+        """Returns when it takes connections; RobotUnavailableError if it ends, or does not within ``timeout_s``."""
         command = [sys.executable, "-m", __name__ if __name__ != "__main__" else __spec__.name, "--with-parent"]
         command += ["--joints", *map(str, self._joints_rad)]
         command += ["--host", self.host] if self.host else []
         command += ["--scene", self._scene, "--seed", str(self._seed)] if self._scene else []
-        # Its input is never written to: it ends when this process does, however that comes about.
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # Its input is never written to: it ends when this process does, however that comes about. Its session is its
+        # own, for what a terminal sends (Ctrl-C) is meant for this process, which ends it in peace.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         line = self._line(timeout_s)
-        if not line.startswith(_READY):
+        if line is None or not line.startswith(_READY):
+            why = self._why_not(line, timeout_s)
             self.kill()
-            raise RobotUnavailableError(
-                f"The simulated Franka did not start within {timeout_s:.0f} s (it said {line.strip()!r}); "
-                f"start it by hand to see why: {' '.join(command[1:])}"
-            )
+            raise RobotUnavailableError(f"The simulated Franka {why}; to try it by hand: {' '.join(command[1:])}")
         self.host = line.removeprefix(_READY).strip()
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -103,11 +105,23 @@ class FrankaSimulator:
                 if pipe is not None:
                     pipe.close()
 
-    def _line(self, timeout_s: float) -> str:
+    def _line(self, timeout_s: float) -> str | None:
+        """The next one that it says: empty where it has ended, None where it says nothing in time."""
         assert self._process is not None
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
-        return self._process.stdout.readline() if ready else ""
+        return self._process.stdout.readline() if ready else None
+
+    def _why_not(self, line: str | None, timeout_s: float) -> str:
+        """It has not started: what came of it."""
+        assert self._process is not None
+        if line is None:
+            return f"did not start within {timeout_s:.0f} s"
+        if line:
+            return f"did not start: it said {line.strip()!r}"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return f"ended with status {self._process.wait(_ENDING_S)} before it had started: what it said is above"
+        return "closed its output before it had started"
 
 
 def add_objects(simulator: Any, mjcf: str) -> None:
