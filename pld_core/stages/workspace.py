@@ -105,8 +105,14 @@ class Workspace:
         given = self.config.base.checkpoint
         if not given:
             return shipped_base(self.config.base.head)
-        by_name = shipped_checkpoint(given)
-        return by_name if by_name.exists() else Path(given)
+        path = next((path for path in (shipped_checkpoint(given), Path(given)) if path.exists()), None)
+        if path is None:
+            shipped = ", ".join(sorted(path.stem for path in shipped_base("flow").parent.glob("*.vla")))
+            raise ConfigError(
+                f"There is no base checkpoint {given!r}. Give --base.checkpoint a path or one of {shipped}, or have this "
+                "run make its own with --from_scratch."
+            )
+        return path
 
     @property
     def distilled_path(self) -> Path:

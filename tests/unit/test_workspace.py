@@ -9,6 +9,8 @@ import jax
 import pytest
 
 from pld_core.config import load_config
+from pld_core.errors import ConfigError
+from pld_core.stages.pipeline import Pipeline
 from pld_core.stages.workspace import Workspace
 from pld_sim.point_reach import PointReach
 
@@ -31,3 +33,9 @@ def test_the_encoder_fits_what_there_is_to_see(
     work.runner = SimpleNamespace(runner=SimpleNamespace(environments=[PointReach(camera)]))  # type: ignore[assignment]
     work.policy = SimpleNamespace(feature_dim=feature_dim)  # type: ignore[assignment]
     assert work.encoder == chosen
+
+
+def test_a_base_checkpoint_that_is_not_there(tmp_path):
+    config = load_config("peg_insertion", {"base.checkpoint": "base_of_mine", "runs_dir": str(tmp_path)})
+    with pytest.raises(ConfigError, match="no base checkpoint 'base_of_mine'.*base_flow.*from_scratch"):
+        Pipeline.from_config(config).harvest()
