@@ -37,5 +37,5 @@ def test_the_encoder_fits_what_there_is_to_see(
 
 def test_a_base_checkpoint_that_is_not_there(tmp_path):
     config = load_config("peg_insertion", {"base.checkpoint": "base_of_mine", "runs_dir": str(tmp_path)})
-    with pytest.raises(ConfigError, match="no base checkpoint 'base_of_mine'.*base_flow.*from_scratch"):
+    with pytest.raises(ConfigError, match=r"no base checkpoint 'base_of_mine'.*base_flow.*from_scratch"):
         Pipeline.from_config(config).harvest()
