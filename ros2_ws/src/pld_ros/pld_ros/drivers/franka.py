@@ -16,7 +16,7 @@ import numpy as np
 from pld_core.errors import ConfigError, RobotError, RobotFaultError, RobotUnavailableError
 from pld_core.stations import RobotConfig
 from pld_ros.drivers.arm import Reading
-from pld_ros.drivers.franka_hand import HandLink
+from pld_ros.drivers.franka_hand import SILENCE_S, HandLink
 from pld_ros.drivers.franka_link import Link
 from pld_ros.drivers.franka_robot import JointGoal, PoseGoal, RobotLink, RobotSettings
 from pld_ros.drivers.kinematics import JointMargins
@@ -71,8 +71,8 @@ def franka(
     beyond which the arm stops by reflex. grasp_force_n: newtons between the fingers. tool_length_m: from the flange
     to the tool centre. joint_margin_rad: how close to its end a joint may come; max_joint_step_rad: how far it may
     move in one command. max_state_age_ms: an older state stops the arm, as does a machine that leaves the thread that
-    talks to it without time for so long; max_lead_*: see RealArm. connect_timeout_s: seconds for the control box to
-    answer.
+    talks to it without time for so long; the hand, which tells its state seldom, has 300 ms, or this if it is longer.
+    max_lead_*: see RealArm. connect_timeout_s: seconds for the control box to answer.
     """
     if len(station.home_joints_rad) != 7:
         raise ConfigError(
@@ -91,13 +91,14 @@ def franka(
         _flange_to_tool(tool_length_m),
         max_state_age_ms / 1e3,
     )
+    silence_s = max(SILENCE_S, max_state_age_ms / 1e3)
     margins = _margins(model, tool_length_m, joint_margin_rad, max_joint_step_rad)
     arm = FrankaArm(
         station.address,
         tuple(f"{model}_joint{i}" for i in range(1, 8)),
         margins,
         lambda recover: RobotLink(station.address, settings, recover),
-        lambda: HandLink(station.address, station.gripper_open_m, gripper_speed_m_s, grasp_force_n),
+        lambda: HandLink(station.address, station.gripper_open_m, gripper_speed_m_s, grasp_force_n, silence_s),
         connect_timeout_s,
     )
     return RealArm(station, arm, max_state_age_ms=max_state_age_ms, max_lead_m=max_lead_m, max_lead_rad=max_lead_rad)
@@ -146,7 +147,7 @@ class FrankaArm:
             measured.position,
             measured.quaternion,
             hand.width_m,
-            robot.fault or measured.fault or hand.fault,
+            robot.fault or measured.fault or hand.check(measured.heard_at),
         )
 
     def reachable(self, joint_positions: np.ndarray, twist: np.ndarray) -> float:
