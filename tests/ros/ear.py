@@ -17,7 +17,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from pld_ros import topics
-from pld_ros.control.ros_body import call
+from pld_ros.control.services import call
 from pld_ros.launching.process import NAMESPACE
 from pld_ros.node import HealthWatch, Spinner
 

@@ -182,6 +182,24 @@ def test_who_asks_again_for_a_reset_gets_the_same_one(node: RobotNode, arm: Arm)
     assert node._reset(again, Reset.Response()).reset == 2, "its state was not told yet"
 
 
+def test_who_asks_for_a_reset_that_has_failed_is_told_why(node: RobotNode, arm: Arm) -> None:
+    def reset(seed: int) -> None:
+        raise RobotError("the way home is blocked")
+
+    arm.reset = reset  # type: ignore[method-assign]
+    request = Reset.Request(seed=3, asked_at=time_msg(robot_module.time.time_ns()))
+    assert node._reset(request, Reset.Response()).ok
+    assert node._resetting is not None
+    node._resetting.join()
+    again = node._reset(request, Reset.Response())
+    assert (again.ok, again.message) == (False, "the way home is blocked")
+    arm.reset = lambda seed: None  # type: ignore[method-assign]
+    another = Reset.Request(seed=3, asked_at=time_msg(robot_module.time.time_ns() + 1))
+    for _ in range(2):
+        answer = node._reset(another, Reset.Response())
+        assert (answer.ok, answer.reset, answer.message) == (True, 1, ""), "what failed was not counted"
+
+
 def test_a_reset_that_nobody_waits_for_any_more_is_refused(node: RobotNode, arm: Arm) -> None:
     asked_at = time_msg(robot_module.time.time_ns() - round(1e9 * (RESET_AGE_S + 1)))
     answer = node._reset(Reset.Request(seed=3, asked_at=asked_at), Reset.Response())

@@ -357,8 +357,70 @@ def test_while_the_operator_pauses_the_arm_is_not_reset(node: Node, body: RosBod
         return Reset.Response(ok=True, reset=robot.resets + 1)
 
     node.on_reset = paused_meanwhile
-    with pytest.raises(RobotError, match="paused during"):
+    with pytest.raises(RobotError, match="paused during it"):
         body.reset(0)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [({"mode": "fault", "fault": "joint 3 is hot"}, "joint 3 is hot"), ({"mode": "stopped"}, "emergency stop")],
+)
+def test_a_reset_ends_with_a_fault_or_a_stop(
+    node: Node, body: RosBody, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], why: str
+) -> None:
+    monkeypatch.setattr(ros_body, "RESET_ASK_S", 60.0)
+    robot = Robot(node, tick=10)
+
+    def fail(request: Reset.Request) -> Reset.Response:
+        robot.extra = said
+        robot.say()
+        return Reset.Response(ok=True, reset=1)
+
+    node.on_reset = fail
+    with pytest.raises(RobotError, match=f"reset failed: .*{why}"):
+        body.reset(0)
+
+
+def test_what_was_wrong_before_a_reset_does_not_end_it(node: Node, body: RosBody) -> None:
+    robot = Robot(node, tick=10)
+    robot.extra = {"mode": "fault", "fault": "joint 3 is hot"}
+    robot.say()
+    robot.extra = {}
+    body.reset(0)
+
+
+def test_a_reset_that_fails_without_a_fault_says_why(
+    node: Node, body: RosBody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ros_body, "RESET_ASK_S", 0.0)
+    Robot(node, tick=10)
+    answers = iter([Reset.Response(ok=True, reset=1)] * 3 + [Reset.Response(message="ended by a hold")])
+    asked: list[Reset.Request] = []
+
+    def answer(request: Reset.Request) -> Reset.Response:
+        asked.append(request)
+        return next(answers)
+
+    node.on_reset = answer
+    with pytest.raises(RobotError, match="reset failed: ended by a hold"):
+        body.reset(7)
+    assert all(request == asked[0] for request in asked), "that very one"
+
+
+def test_a_reset_that_never_ends_is_given_up(node: Node, body: RosBody, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ros_body, "RESET_ASK_S", 0.0)
+    monkeypatch.setattr(ros_body, "RESET_TIMEOUT_S", 0.0)
+    Robot(node, tick=10)
+    node.on_reset = lambda request: Reset.Response(ok=True, reset=1)
+    with pytest.raises(RobotError, match="did not finish"):
+        body.reset(0)
+
+
+def test_the_controller_waits_longer_than_any_driver() -> None:
+    pytest.importorskip("mujoco")
+    from pld_ros.drivers import franka
+
+    assert ros_body.RESET_TIMEOUT_S > franka._HOME_S + franka._SETTLING_S
 
 
 @pytest.mark.parametrize("captured_ago_s", [0.0, 0.030, 0.130])

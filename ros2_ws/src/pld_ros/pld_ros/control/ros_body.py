@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from pld_msgs.msg import DeltaCommand, OperatorState, RobotState, SuccessEstimate
-from pld_msgs.srv import Label, Reset
+from pld_msgs.srv import Label
 
 from pld_core.errors import ContractError, RobotError
 from pld_core.interfaces import ResidualActor
@@ -19,15 +19,15 @@ from pld_ros import topics
 from pld_ros.control.episode import Judgement, Orders
 from pld_ros.control.obedience import Obedience, refuse_stale
 from pld_ros.control.pace import Pace
+from pld_ros.control.services import ArmReset
 from pld_ros.convert import floats, nanoseconds, time_msg, vector
 from pld_ros.inputs import subscribe
 from pld_ros.node import PldNode
 from pld_ros.observations import PROPRIO
 
 LOCKSTEP_TIMEOUT_S = 5.0  # for anything that another node must do while simulated time stands still
-RESET_TIMEOUT_S = 60.0
-RESET_ANSWER_S = 1.0  # the robot node answers at once; DDS may lose what is said to a node that it has just met ...
-RESET_ASKED = 5  # ... or to one that is dead and not forgotten yet
+RESET_TIMEOUT_S = 90.0  # longer than any driver's own: the Franka's gives up after 63 s, and says why
+RESET_ASK_S = 0.5  # the robot node is asked so often whether the reset has failed
 ROBOT_AGE_MS = 150.0  # of an arm's state
 OPERATOR_AGE_S = 2.0  # without a word of the operator node nobody could stop the arm
 PAUSE_POLL_S = 0.1
@@ -78,7 +78,7 @@ class RosBody:
         node = self._node
         self.buffer = subscribe(node, on_state=self._on_state)
         self._commands: Any = None
-        self._resets = node.create_client(Reset, topics.ROBOT_RESET)
+        self._arm_reset = ArmReset(node, lambda: self.paused)
         node.create_subscription(SuccessEstimate, topics.SUCCESS, self._on_estimate, topics.STATE)
         node.create_subscription(OperatorState, topics.OPERATOR_STATE, self._on_operator, topics.LATCHED)
         node.create_subscription(DeltaCommand, topics.INTERVENTION, self._on_intervention, topics.LATCHED)
@@ -145,13 +145,10 @@ class RosBody:
         with self._changed:
             self._first_stamp = {}  # a robot node that was restarted counts its resets from 0 again ...
             self._estimates.clear()  # ... and simulated time, too
-        number = self._call_reset(seed)
+            before = self._robot
+        number = self._arm_reset.begin(seed)
+        self._wait_for_reset(number, before)
         with self._changed:
-            self._changed.wait_for(lambda: number in self._first_stamp or self.paused, RESET_TIMEOUT_S)
-            if number not in self._first_stamp and self.paused:
-                raise RobotError("The operator paused during the reset.")
-            if number not in self._first_stamp:
-                raise RobotError(f"The reset did not finish within {RESET_TIMEOUT_S:.0f} s; see the robot node's log.")
             self._floor = self._last = self._first_stamp[number] - 1
             self._first_stamp = {number: self._first_stamp[number]}
             self._counted = self._floor + 1
@@ -161,6 +158,35 @@ class RosBody:
         if stamps is None:
             raise ContractError(f"No observation within {LOCKSTEP_TIMEOUT_S:.0f} s of the reset: {self._silent()}.")
         return self._observation(stamps)
+
+    def _wait_for_reset(self, number: int, before: RobotState | None) -> None:
+        """Until this reset is done; raises RobotError with the reason if it fails. before: the newest state then."""
+        give_up = time.monotonic() + RESET_TIMEOUT_S
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._reset_end(number, before) is not None, RESET_ASK_S)
+                end = self._reset_end(number, before)
+            if end is None:
+                end = self._arm_reset.failure() or None
+            if end:
+                raise RobotError(f"The reset failed: {end}")
+            if end == "":
+                return
+            if time.monotonic() > give_up:
+                raise RobotError(f"The reset did not finish within {RESET_TIMEOUT_S:.0f} s; see the robot node's log.")
+
+    def _reset_end(self, number: int, before: RobotState | None) -> str | None:
+        """Empty: it is done; or why it never will be. None: it goes on."""
+        if number in self._first_stamp:
+            return ""
+        if self.paused:
+            return "the operator paused during it."
+        robot = self._robot
+        if robot is None or robot is before:
+            return None
+        if robot.fault:
+            return f"the arm reports a fault: {robot.fault}"
+        return "the arm was stopped (emergency stop)." if robot.mode == "stopped" else None
 
     def begin(self, first: Observation) -> Observation:
         if self._node.simulated_time:
@@ -307,35 +333,9 @@ class RosBody:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _call_reset(self, seed: int) -> int:
-        if not self._resets.wait_for_service(timeout_sec=LOCKSTEP_TIMEOUT_S):
-            raise RobotError("The robot node does not answer. Is it running?")
-        answer: Any = None
-        request = Reset.Request(seed=seed, asked_at=time_msg(time.time_ns()))
-        for _ in range(RESET_ASKED):
-            if self.paused:
-                raise RobotError("The operator paused before the reset.")
-            answer = call(self._resets, request, RESET_ANSWER_S)
-            if answer is not None:
-                break
-        if answer is None or not answer.ok:
-            raise RobotError(f"The robot refused to reset: {'no answer' if answer is None else answer.message}.")
-        return int(answer.reset)
-
     def _observation(self, stamps: dict[str, int]) -> Observation:
         self._last = max(stamps.values())
         return self.buffer.observation(stamps, self._node.task_config.instruction)
 
     def _silent(self) -> str:
         return ", ".join(f"{s} silent for {1e3 * self.buffer.silent_s(s):.0f} ms" for s in self.buffer.sources)
-
-
-def call(client: Any, request: Any, timeout_s: float) -> Any | None:
-    """The answer of a service, from a thread that is not the callbacks'; None after the timeout."""
-    done = threading.Event()
-    future = client.call_async(request)
-    future.add_done_callback(lambda _: done.set())
-    if not done.wait(timeout_s):
-        client.remove_pending_request(future)
-        return None
-    return future.result()

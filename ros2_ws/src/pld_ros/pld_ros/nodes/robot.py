@@ -51,6 +51,7 @@ class RobotNode(ManagedNode):
         self._paused_at: int | None = None  # monotonic nanoseconds; None: not paused
         self._resets = 0  # finished, as the last state says
         self._reset_asked, self._reset_number = (0, 0), -1  # of the last one that was begun: when asked, and its seed
+        self._reset_failed = ""  # why it did
         self._resetting: threading.Thread | None = None
         self._make_publishers()
         deadline = None if self.simulated_time else WATCHDOG_PERIODS * self.period_s
@@ -244,8 +245,9 @@ class RobotNode(ManagedNode):
     def _reset(self, request: Reset.Request, response: Reset.Response) -> Reset.Response:
         """Starts the reset on a thread of its own: a real arm takes seconds, and a stop must get through."""
         asked_at = nanoseconds(request.asked_at)
-        if asked_at and self._reset_asked == (asked_at, request.seed):  # asked again: the answer was lost
-            response.ok, response.reset = True, self._reset_number
+        if asked_at and self._reset_asked == (asked_at, request.seed):  # asked again: the answer was lost, or it lasts
+            response.ok, response.message = not self._reset_failed, self._reset_failed
+            response.reset = max(self._reset_number, 0)
             return response
         response.message = self._no_reset(asked_at)
         if response.message:
@@ -253,6 +255,7 @@ class RobotNode(ManagedNode):
         # Read first: the reset may be over at once. That of the last one may not have been told yet.
         response.ok, response.reset = True, max(self._resets, self._reset_number) + 1
         self._reset_asked, self._reset_number = (asked_at, request.seed), response.reset
+        self._reset_failed = ""
         self._resetting = threading.Thread(target=self._run_reset, args=(request.seed,), daemon=True)
         self._resetting.start()
         return response
@@ -274,7 +277,7 @@ class RobotNode(ManagedNode):
         try:
             self._driver.reset(seed)
         except PLDError as error:
-            self._reset_asked, self._reset_number = (0, 0), -1  # it does not count
+            self._reset_number, self._reset_failed = -1, str(error)  # it does not count
             self.get_logger().error(f"reset failed: {error}")
 
     def diagnostics(self) -> dict[str, Any]:

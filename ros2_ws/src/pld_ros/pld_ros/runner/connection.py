@@ -22,7 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 from pld_core.config import TrainConfig
 from pld_core.errors import ContractError, RobotUnavailableError
 from pld_ros import topics
-from pld_ros.control.ros_body import call
+from pld_ros.control.services import call
 from pld_ros.convert import id_of
 from pld_ros.node import HealthWatch, Spinner
 from pld_ros.runner.inbox import Inbox
