@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Pose
 from pld_msgs.msg import ActionChunk as ActionChunkMsg
 from pld_msgs.msg import EpisodeSpec as EpisodeSpecMsg
 from sensor_msgs.msg import Image
@@ -40,6 +41,13 @@ def floats(values: np.ndarray) -> array[float]:
 def vector(values: Sequence[float]) -> np.ndarray:
     """float32 ``[N]`` of a message's sequence, as a copy."""
     return np.array(values, np.float32)
+
+
+def put_pose(pose: Pose, position: np.ndarray, quaternion: np.ndarray) -> None:
+    """position: ``[3]`` metres; quaternion: ``[4]`` (w, x, y, z)."""
+    pose.position.x, pose.position.y, pose.position.z = map(float, position)
+    w, x, y, z = map(float, quaternion)
+    pose.orientation.w, pose.orientation.x, pose.orientation.y, pose.orientation.z = w, x, y, z
 
 
 def image_msg(frame: np.ndarray, stamp_ns: int, frame_id: str) -> Image:

@@ -21,7 +21,7 @@ from sensor_msgs.msg import JointState
 from pld_core.errors import PLDError, RobotError
 from pld_core.types import RobotState
 from pld_ros import topics
-from pld_ros.convert import floats, nanoseconds, time_msg
+from pld_ros.convert import floats, nanoseconds, put_pose, time_msg
 from pld_ros.drivers import make_driver
 from pld_ros.managed import ManagedNode
 from pld_ros.node import RHYTHM_PRIORITY, run_node
@@ -48,6 +48,7 @@ class RobotNode(ManagedNode):
         self._sequence = -1
         self._commanded_at: int | None = None  # monotonic nanoseconds; None: nothing is moving
         self._stopped = self._releasing = self._connected = False
+        self._connections = 0  # made so far
         self._paused_at: int | None = None  # monotonic nanoseconds; None: not paused
         self._resets = 0  # finished, as the last state says
         self._reset_asked, self._reset_number = (0, 0), -1  # of the last one that was begun: when asked, and its seed
@@ -72,10 +73,12 @@ class RobotNode(ManagedNode):
 
     def connect(self) -> None:
         self._driver.connect()
-        self._connected = True
+        self._connected, self._connections = True, self._connections + 1
 
     def rest(self) -> None:
-        self._driver.hold()
+        with self._lock:
+            self._commanded_at = None
+            self._driver.hold()
 
     def disconnect(self) -> None:
         self._connected = False
@@ -90,7 +93,7 @@ class RobotNode(ManagedNode):
             if not self._connected:
                 time.sleep(STATE_TIMEOUT_S)
                 continue
-            state = self._driver.next_state(STATE_TIMEOUT_S)
+            state = self._next_state()
             self._watch()  # an arm that says nothing may still be moving
             if state is None:
                 silent += 1
@@ -99,6 +102,16 @@ class RobotNode(ManagedNode):
                 continue
             silent = 0
             self._publish(state)
+
+    def _next_state(self) -> RobotState | None:
+        """None also where the arm was let go of meanwhile, whatever its driver says of that."""
+        connection = self._connections
+        try:
+            return self._driver.next_state(STATE_TIMEOUT_S)
+        except RobotError:
+            if self._connected and self._connections == connection:
+                raise
+            return None
 
     def _publish(self, state: RobotState) -> None:
         stamp = time_msg(state.stamp_ns)
@@ -113,7 +126,7 @@ class RobotNode(ManagedNode):
             paused=self._paused_at is not None, limited=self._limited(),
         )  # fmt: skip
         message.header.stamp, message.header.frame_id = stamp, self.station.frame
-        _fill_pose(message.tool_pose, state)
+        put_pose(message.tool_pose, state.position, state.quaternion)
         if state.snapshot is not None:
             simulated = SimulatorState(
                 tick=state.tick, snapshot=state.snapshot.tolist(), success=state.success,
@@ -277,7 +290,7 @@ class RobotNode(ManagedNode):
         try:
             self._driver.reset(seed)
         except PLDError as error:
-            self._reset_number, self._reset_failed = -1, str(error)  # it does not count
+            self._reset_failed, self._reset_number = str(error), -1  # it does not count
             self.get_logger().error(f"reset failed: {error}")
 
     def diagnostics(self) -> dict[str, Any]:
@@ -286,12 +299,6 @@ class RobotNode(ManagedNode):
 
     def close(self) -> None:
         self.disconnect()
-
-
-def _fill_pose(pose: Any, state: RobotState) -> None:
-    pose.position.x, pose.position.y, pose.position.z = map(float, state.position)
-    w, x, y, z = map(float, state.quaternion)
-    pose.orientation.w, pose.orientation.x, pose.orientation.y, pose.orientation.z = w, x, y, z
 
 
 def main(args: Sequence[str] | None = None) -> int:
