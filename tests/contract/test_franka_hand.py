@@ -173,7 +173,8 @@ def test_a_driver_whose_hand_alone_falls_silent(simulator: FrankaSimulator, monk
     driver.connect()
     try:
         set_in_motion(driver)
-        driver._arm._hand._silence_s = SILENCE_S
+        arm: Any = driver.arm
+        arm._hand._silence_s = SILENCE_S
         with Pulse() as pulse:
             answering.clear()
             silent_at = time.monotonic()
