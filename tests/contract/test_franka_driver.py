@@ -11,7 +11,7 @@ from typing import Any
 import mujoco
 import numpy as np
 import pytest
-from franka_tools import CALM, PATIENCE_S, driver_at, sideways, state, station_at, wait_for
+from franka_tools import CALM, HOME_RAD, PATIENCE_S, driver_at, sideways, state, station_at, wait_for
 from robot_driver_contract import GENTLE, RobotDriverContract
 
 from pld_core.control import rotations
@@ -19,7 +19,7 @@ from pld_core.errors import ConfigError, RobotUnavailableError
 from pld_core.stations import RobotConfig
 from pld_ros.benches.franka_simulator import FrankaSimulator
 from pld_ros.drivers import make_driver
-from pld_ros.drivers.franka import franka
+from pld_ros.drivers.franka import FrankaArm, franka
 from pld_ros.drivers.real_arm import RealArm
 from pld_sim.tabletop import models
 
@@ -116,6 +116,32 @@ def test_turns_are_followed(driver: RealArm) -> None:
     assert turned[2] > 0.1
     wanted = rotations.multiply(rotations.quat_from_rotvec(turned), begin)
     wait_for(lambda: np.linalg.norm(rotations.rotvec_between(wanted, state(driver).quaternion)) < 0.01, "the turn")
+
+
+def test_a_joint_is_not_led_beyond_its_margin() -> None:
+    """The arm lags by up to 0.3 rad, in which the last joint would go beyond its margin, and on to its stop."""
+    home = (*HOME_RAD[:6], 2.3)
+    with FrankaSimulator(joints_rad=home) as simulator:
+        station = dataclasses.replace(station_at(simulator.host), home_joints_rad=home)
+        driver = franka(station, dynamics_factor=0.3, connect_timeout_s=PATIENCE_S, max_state_age_ms=3000.0)
+        driver.connect()
+        try:
+            assert isinstance(driver.arm, FrankaArm)
+            margin = driver.arm._margins._high[6]
+            turned, due = [], time.monotonic()
+            for _ in range(50):
+                driver.command(np.array([0, 0, 0, 0, 0, -1], np.float32), -1.0)
+                due = max(due + 0.05, time.monotonic())
+                time.sleep(max(0.0, due - time.monotonic()))
+                turned.append(driver.arm.read().joint_positions[6])
+            wait_for(lambda: bool(state(driver).joint_positions[6] > margin - 0.05), "nearly all of the room")
+            for _ in range(20):
+                turned.append(state(driver).joint_positions[6])
+        finally:
+            driver.close()
+    print(f"measured: margin at {margin:.3f} rad, the joint went to {max(turned):.4f} rad")
+    assert driver.limited["joints"] > 0
+    assert max(turned) < margin + 0.01
 
 
 def test_a_hold_stops_the_arm(driver: RealArm) -> None:

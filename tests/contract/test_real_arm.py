@@ -15,7 +15,7 @@ from pld_core.control import rotations
 from pld_core.errors import RobotError, RobotFaultError
 from pld_core.stations import load_robot
 from pld_core.types import RobotState
-from pld_ros.drivers.arm import Reading
+from pld_ros.drivers.arm import Pose, Reading
 from pld_ros.drivers.real_arm import RealArm
 
 STATION = dataclasses.replace(load_robot("franka_fr3"), home_joints_rad=(0.1, 0.2))
@@ -55,7 +55,7 @@ class IdealArm:
         heard_at = self.time.now if self.silent_since is None else self.silent_since
         return Reading(heard_at, self.joints, self.position, self.quaternion, self.width_m, self.reported)
 
-    def reachable(self, joint_positions: np.ndarray, twist: np.ndarray) -> float:
+    def reachable(self, joint_positions: np.ndarray, target: Pose, step: np.ndarray) -> float:
         return self.share
 
     def follow(self, position: np.ndarray, quaternion: np.ndarray) -> None:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+Pose = tuple[np.ndarray, np.ndarray]  # of the tool centre in the base frame: [3] m, and [4] w, x, y, z
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -26,7 +28,7 @@ class Reading:
     fault: str = ""
 
     @property
-    def pose(self) -> tuple[np.ndarray, np.ndarray]:
+    def pose(self) -> Pose:
         return self.position, self.quaternion
 
 
@@ -48,10 +50,11 @@ class Arm(Protocol):
         """The newest measurement, however old."""
         ...
 
-    def reachable(self, joint_positions: np.ndarray, twist: np.ndarray) -> float:
-        """The share (0 to 1) of a motion that keeps all joints clear of their ends.
+    def reachable(self, joint_positions: np.ndarray, target: Pose, step: np.ndarray) -> float:
+        """The share (0 to 1) of a step that keeps all joints clear of their ends.
 
-        twist: ``[6]`` metres and radians of the tool centre in the base frame, from these joints on.
+        target: where the tool centre was told to go before, to which these joints are still on their way; step:
+        ``[6]`` metres and rotation vector [rad] in the base frame, from there on.
         """
         ...
 

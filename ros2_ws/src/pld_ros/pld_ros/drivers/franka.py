@@ -15,7 +15,7 @@ import numpy as np
 
 from pld_core.errors import ConfigError, RobotError, RobotFaultError, RobotUnavailableError
 from pld_core.stations import RobotConfig
-from pld_ros.drivers.arm import Reading
+from pld_ros.drivers.arm import Pose, Reading
 from pld_ros.drivers.franka_hand import SILENCE_S, HandLink
 from pld_ros.drivers.franka_link import Link
 from pld_ros.drivers.franka_robot import JointGoal, PoseGoal, RobotLink, RobotSettings
@@ -150,8 +150,8 @@ class FrankaArm:
             robot.fault or measured.fault or hand.check(measured.heard_at),
         )
 
-    def reachable(self, joint_positions: np.ndarray, twist: np.ndarray) -> float:
-        return self._margins.reachable(joint_positions, twist)
+    def reachable(self, joint_positions: np.ndarray, target: Pose, step: np.ndarray) -> float:
+        return self._margins.reachable(joint_positions, target, step)
 
     def follow(self, position: np.ndarray, quaternion: np.ndarray) -> None:
         self._links()[0].go(PoseGoal(position.copy(), quaternion.copy()))

@@ -17,6 +17,7 @@ from pld_ros.drivers.franka_link import Link, library
 
 log = logging.getLogger(__name__)
 
+_SAME = 1e-5  # metres, and of a quaternion's entries
 _STOPPING_S = 1.2  # libfranka needs 1.05 s to notice that the robot is gone
 
 
@@ -26,6 +27,10 @@ class PoseGoal:
 
     position: np.ndarray
     quaternion: np.ndarray
+
+    def is_at(self, other: PoseGoal) -> bool:
+        near = np.abs(self.position - other.position).max() < _SAME
+        return bool(near and np.abs(self.quaternion - other.quaternion).max() < _SAME)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class RobotLink(Link):
         """Replace the goal; None: come to rest. Raises RobotFaultError after a fault."""
         if self.fault and goal is not None:
             raise RobotFaultError(self.fault)
+        if isinstance(goal, PoseGoal) and isinstance(self._goal, PoseGoal) and goal.is_at(self._goal):
+            return  # franky would plan anew; of a way of nothing its planner fails now and then (error -111)
         self._goal = goal
         self._wake.set()
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 
 from pld_core.control import SafetyLimits
-
-Reachable = Callable[[np.ndarray], float]
 
 
 class Guard:
@@ -24,42 +21,29 @@ class Guard:
         self._saved, self._at = 2.0, float("-inf")  # commands
         self.limited: Counter[str] = Counter()
 
-    def admit(
-        self,
-        wanted: np.ndarray,
-        position: np.ndarray,
-        rotvec: np.ndarray,
-        now: float,
-        reachable: Reachable = lambda twist: 1.0,
-    ) -> np.ndarray:
+    def admit(self, wanted: np.ndarray, position: np.ndarray, rotvec: np.ndarray, now: float) -> np.ndarray:
         """The admissible part of a command, float32 ``[7]``.
 
         position ``[3]`` [m] and rotvec ``[3]`` [rad, from straight down]: where the command starts, in the base
-        frame; now: monotonic seconds; reachable: the share of a twist ``[6]`` [m, rad] that the joints allow.
-        Raises as ``SafetyLimits.apply``.
+        frame; now: monotonic seconds. Raises as ``SafetyLimits.apply``.
         """
-        action = self._shortened(wanted, self._allowance(now), "rate")
+        action = self._of_the_rate(wanted, now)
         slow = self._limits.slowed(action)
         self.limited["speed"] += slow is not action
         action = slow
         within = self._limits.apply(action, position, rotvec)
         self.limited["workspace"] += not np.array_equal(within, action)
-        spec = self._limits.action_spec
-        twist = within[:6] * np.repeat([spec.translation_m, spec.rotation_rad], 3)
-        return self._shortened(within, reachable(twist), "joints")
+        return within
 
-    def _allowance(self, now: float) -> float:
-        """The share of the command given now that the rate allows."""
+    def _of_the_rate(self, action: np.ndarray, now: float) -> np.ndarray:
+        """The part of the command given now that the rate allows."""
         if not self._by_the_clock:
-            return 1.0
+            return action
         self._saved = min(2.0, self._saved + (now - self._at) * self._limits.action_spec.rate_hz)
         self._at = now
         share = min(1.0, self._saved)
         self._saved -= share
-        return share
-
-    def _shortened(self, action: np.ndarray, share: float, by: str) -> np.ndarray:
         if share >= 1.0:
             return action
-        self.limited[by] += 1
+        self.limited["rate"] += 1
         return np.append(np.float32(share) * action[:6], action[6]).astype(np.float32)

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
+from pld_core.control import rotations
+from pld_ros.drivers.target import Pose, way
+
 _DAMPING = 0.02  # of the inverse, metres or radians per radian
 
 
 class JointMargins:
     """Keeps an arm's joints clear of their ends, and within their speed, to first order.
 
-    spec: the arm's model; joints: their names, in the arm's order; body, tool_m: the body that carries the tool, and
-    the tool centre in its frame ``[3]`` [m]; margin_rad: how close to its end a joint may come; max_step_rad: how far
-    a joint may move in one command.
+    spec: the arm's model; joints: their names, in the arm's order; body, tool_m, tool_quat: the body that carries the
+    tool, and the tool centre in its frame, ``[3]`` [m] and ``[4]`` (w, x, y, z); margin_rad: how close to its end a
+    joint may come; max_step_rad: how far a joint may move in one command.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class JointMargins:
         tool_m: Sequence[float],
         margin_rad: float,
         max_step_rad: float,
+        tool_quat: Sequence[float] = (1.0, 0.0, 0.0, 0.0),
     ) -> None:
         without_shapes(spec)
         self._model = spec.compile()
@@ -39,29 +43,38 @@ class JointMargins:
         limits = np.array([self._model.jnt_range[joint.id] for joint in found])
         self._low, self._high = limits[:, 0] + margin_rad, limits[:, 1] - margin_rad
         self._body, self._tool_m = self._model.body(body).id, np.array(tool_m, np.float64)
+        self._tool_quat = np.array(tool_quat, np.float64)
         self._max_step_rad = max_step_rad
         self._jacobian = np.zeros((6, self._model.nv))
 
-    def reachable(self, joint_positions: np.ndarray, twist: np.ndarray) -> float:
-        """See ``Arm.reachable``. A joint beyond its margin may only turn back."""
-        change = self._change(joint_positions, twist)
-        room = np.where(change > 0, self._high - joint_positions, joint_positions - self._low).clip(0.0)
-        size = np.abs(change)
-        allowed = np.minimum(room, self._max_step_rad)
+    def pose(self, joint_positions: np.ndarray) -> Pose:
+        """Of the tool centre in the base frame, ``[3]`` [m] and ``[4]`` (w, x, y, z), for joints ``[J]`` [rad]."""
+        data = self._data
+        data.qpos[self._qpos] = joint_positions
+        mujoco.mj_kinematics(self._model, data)
+        point = data.xpos[self._body] + data.xmat[self._body].reshape(3, 3) @ self._tool_m
+        return point, rotations.multiply(data.xquat[self._body], self._tool_quat)
+
+    def reachable(self, joint_positions: np.ndarray, target: Pose, step: np.ndarray) -> float:
+        """See ``Arm.reachable``. A joint that is being led beyond its margin may only turn back.
+
+        How far the target leads is told by the joints: the pose that an arm tells need not be of the same instant.
+        """
+        here = self.pose(joint_positions)
+        ahead, more = self._changes(here[0], np.stack([way(here, target), step], axis=1)).T
+        led = joint_positions + ahead
+        allowed = np.where(more > 0, self._high - led, led - self._low).clip(0.0, self._max_step_rad)
+        size = np.abs(more)
         with np.errstate(divide="ignore", invalid="ignore"):
             shares = np.where(size > allowed, allowed / size, 1.0)
         return float(shares.min())
 
-    def _change(self, joint_positions: np.ndarray, twist: np.ndarray) -> np.ndarray:
-        """Of the joints, for a twist of the tool, ``[J]`` [rad]."""
-        data, model = self._data, self._model
-        data.qpos[self._qpos] = joint_positions
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_comPos(model, data)
-        point = data.xpos[self._body] + data.xmat[self._body].reshape(3, 3) @ self._tool_m
-        mujoco.mj_jac(model, data, self._jacobian[:3], self._jacobian[3:], point, self._body)
+    def _changes(self, point: np.ndarray, twists: np.ndarray) -> np.ndarray:
+        """Of the joints, where they are, for twists ``[6, N]`` of the tool at this point ``[3]``: ``[J, N]`` [rad]."""
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_jac(self._model, self._data, self._jacobian[:3], self._jacobian[3:], point, self._body)
         jacobian = self._jacobian[:, self._dofs]
-        return jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + _DAMPING**2 * np.eye(6), twist)
+        return jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + _DAMPING**2 * np.eye(6), twists)
 
 
 def without_shapes(spec: mujoco.MjSpec) -> None:

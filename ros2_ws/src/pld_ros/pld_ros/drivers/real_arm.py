@@ -13,12 +13,12 @@ from pld_core.control import limits_of
 from pld_core.errors import RobotError, RobotFaultError
 from pld_core.stations import RobotConfig
 from pld_core.types import ActionSpec, RobotMode, RobotState
-from pld_ros.drivers.arm import Arm, Reading
+from pld_ros.drivers.arm import Arm, Pose, Reading
 from pld_ros.drivers.commands import checked_action, checked_seed
 from pld_ros.drivers.readings import nonsense_in
 from pld_ros.drivers.stamps import stamp_of
 from pld_ros.drivers.steering import Steering
-from pld_ros.drivers.target import Pose, proprio_of
+from pld_ros.drivers.target import proprio_of
 
 FINGERS = "fingers"
 

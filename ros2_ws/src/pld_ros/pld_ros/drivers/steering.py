@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from pld_core.control import SafetyLimits, rotations
-from pld_ros.drivers.arm import Arm, Reading
+from pld_ros.drivers.arm import Arm, Pose, Reading
 from pld_ros.drivers.guard import Guard
-from pld_ros.drivers.target import Pose, action_between, gone, moved, way
+from pld_ros.drivers.target import action_between, gone, moved, way
 
 _ROUNDING = 1e-9
 
@@ -29,19 +27,34 @@ class Steering:
         """The new target, and the command that leads there from the old one, float32 ``[7]``.
 
         wanted: the command, within [-1, 1]; now: monotonic seconds. A target that is too far ahead of the arm, because
-        something has pushed the arm away, comes nearer: the answer is that, and may then be larger than any command.
+        something has pushed the arm away, comes nearer first: the answer holds that, and may exceed any command.
         """
-        rotvec = rotations.rotvec_between(target[1], rotations.STRAIGHT_DOWN)
-        reachable = partial(self._arm.reachable, reading.joint_positions)
-        action = self._guard.admit(wanted, target[0], rotvec, now, reachable)
-        goal = moved(self._spec, action, target)
+        start = self._near(target, reading)
+        action = self._guard.admit(wanted, start[0], rotations.rotvec_between(start[1], rotations.STRAIGHT_DOWN), now)
+        goal = moved(self._spec, action, start)
         ahead = way(reading.pose, goal)
         lead = self._shortened(ahead)
-        if lead is ahead:
+        self.limited["lead"] += start is not target or lead is not ahead
+        lead = self._within_joints(lead, start, reading)
+        if start is target and lead is ahead:
             return goal, action
-        self.limited["lead"] += 1
         end = gone(reading.pose, lead)
         return end, action_between(self._spec, target, end, action[6])
+
+    def _near(self, target: Pose, reading: Reading) -> Pose:
+        """The target, or what of the way there it may be ahead of the arm."""
+        ahead = way(reading.pose, target)
+        lead = self._shortened(ahead)
+        return target if lead is ahead else gone(reading.pose, lead)
+
+    def _within_joints(self, lead: np.ndarray, start: Pose, reading: Reading) -> np.ndarray:
+        """The lead, or as much of the step to it as the joints allow: the arm will go all of the way, not just that."""
+        before = way(reading.pose, start)
+        share = self._arm.reachable(reading.joint_positions, start, lead - before)
+        if share >= 1.0:
+            return lead
+        self.limited["joints"] += 1
+        return before + share * (lead - before)
 
     def _shortened(self, lead: np.ndarray) -> np.ndarray:
         """A lead ``[6]`` [m, rad] of an allowed length; itself where it has that."""

@@ -6,9 +6,7 @@ import numpy as np
 
 from pld_core.control import rotations
 from pld_core.types import ActionSpec
-from pld_ros.drivers.arm import Reading
-
-Pose = tuple[np.ndarray, np.ndarray]  # of the tool centre in the base frame: [3] m, and [4] w, x, y, z
+from pld_ros.drivers.arm import Pose, Reading
 
 
 def moved(spec: ActionSpec, action: np.ndarray, target: Pose) -> Pose:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pld_core.errors import ConfigError, RobotError
 from pld_core.stations import RobotConfig
-from pld_ros.drivers.arm import Reading
+from pld_ros.drivers.arm import Pose, Reading
 from pld_ros.drivers.real_arm import RealArm
 from pld_ros.drivers.yam_chain import YamChain
 from pld_ros.drivers.yam_kinematics import JOINTS, YamKinematics, imported
@@ -94,9 +94,9 @@ class YamArm:
         width = self._open_m * float(np.clip(joints[6], 0.0, 1.0))
         return Reading(self._chain.heard_at, joints[:6], *self._kinematics.pose(joints[:6]), width, self._failure())
 
-    def reachable(self, joint_positions: np.ndarray, twist: np.ndarray) -> float:
+    def reachable(self, joint_positions: np.ndarray, target: Pose, step: np.ndarray) -> float:
         assert self._kinematics is not None
-        return self._kinematics.reachable(joint_positions, twist)
+        return self._kinematics.reachable(joint_positions, target, step)
 
     def _failure(self) -> str:
         if self._thread is not None and not self._thread.is_alive() and not self._fault:

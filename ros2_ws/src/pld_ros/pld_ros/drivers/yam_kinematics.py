@@ -52,7 +52,9 @@ class YamKinematics:
         self._configuration = mink.Configuration(self._model)
         self._task = mink.FrameTask(TOOL, "site", position_cost=1.0, orientation_cost=0.2, lm_damping=1e-2)
         self._limits = [mink.ConfigurationLimit(self._model, min_distance_from_limits=margin_rad / 2)]
-        self.reachable = JointMargins(spec, JOINTS, HAND, position.tolist(), margin_rad, max_step_rad).reachable
+        self.reachable = JointMargins(
+            spec, JOINTS, HAND, position.tolist(), margin_rad, max_step_rad, quaternion.tolist()
+        ).reachable
 
     def pose(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Position ``[3]`` [m] and quaternion ``[4]`` (w, x, y, z) for joints ``[6]`` [rad]."""
