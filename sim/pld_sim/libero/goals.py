@@ -22,9 +22,15 @@ def plan_of(scene: Scene) -> list[Skill]:
 def _skills(scene: Scene, goal: list[str]) -> list[Skill]:
     predicate, *names = goal
     fulfilled = _judge(scene, goal)
-    if predicate in ("in", "on"):
+    if predicate in ("in", "on") and not _shut(scene, names[1]):
         return [_pick_place(scene, predicate, names[0], names[1], fulfilled)]
-    raise ContractError(f"This task has no scripted expert: there is no skill for the goal {' '.join(goal)!r}.")
+    raise ContractError(f"This task has no scripted expert: no skill fulfils the goal {' '.join(goal)!r} from here.")
+
+
+def _shut(scene: Scene, target: str) -> bool:
+    """Whether the target is a drawer or the like that would have to be opened first."""
+    site = scene.domain.object_sites_dict.get(target)
+    return bool(site is not None and site.joints) and not scene.domain.object_states_dict[target].is_open()
 
 
 def _judge(scene: Scene, goal: list[str]) -> Callable[[], bool]:

@@ -11,10 +11,12 @@ from pld_sim.libero.grasps import TIP_M, Grasp, grasp_of
 from pld_sim.libero.motion import (
     CLOSED,
     OPEN,
+    TRANSLATION_M,
     arch,
     facing_down,
     pack,
     rotation_error,
+    saturate,
     smoothstep,
     turning,
     vertical,
@@ -28,6 +30,7 @@ RELEASE_WITHIN = 0.015  # [m] sideways of the place point, the fingers open
 LANDED_WITHIN = 0.022  # [m] ... or, if it has landed, already here
 HOVER = 0.05  # [m] least travelling height of the tool above the grasp, of an object above its place
 MARGIN = 0.03  # [m] above what is in the way
+OUT_SPEED, RISE_SPEED = 0.5, 0.12  # out from under something, in units of action
 RETREAT = 0.08  # [m] above a finished grasp
 
 
@@ -96,8 +99,8 @@ class PickPlace:
         around = reach < KEEP_WITHIN or scene.fingers_touch(self._geoms)
         closing = around and not opened and scene.opening_speed < 0.01 and scene.opening > 0.003
         close = closing or (opened and reach < CLOSE_WITHIN and ready > 0.5)
-        if closing:
-            move = 0.3 * move
+        if closing:  # keep still: pulling now would pull it out of the fingers
+            return pack(np.zeros(3), np.zeros(3), CLOSED)
         return pack(move, turning(scene.hand, grasp.hand), CLOSED if close else OPEN)
 
     def _carry(self) -> np.ndarray:
@@ -114,7 +117,18 @@ class PickPlace:
         move = arch(error, clearance)
         if there or landed:
             return pack(np.zeros(3), turning(scene.hand, hand), OPEN)
+        if self._covered(0.5 * size):  # out from under it first
+            move = np.array([*saturate(error[:2] / TRANSLATION_M, OUT_SPEED), RISE_SPEED])
         return pack(move, turning(scene.hand, hand), CLOSED)
+
+    def _covered(self, radius: float) -> bool:
+        """Whether something juts out over the object's edge, like a cabinet over its drawer."""
+        scene = self._scene
+        position, top = scene.position(self._name), scene.span(self._geoms, np.array([0.0, 0.0, 1.0]))[1]
+        edge = [[radius * np.cos(a), radius * np.sin(a), 0.0] for a in np.arange(0.0, 2.0 * np.pi, np.pi / 8)]
+        above = [[0.0, 0.0, top - position[2] + h] for h in (0.004, 0.012, 0.020, 0.030)]
+        points = position + (np.array(edge)[:, None] + np.array(above)).reshape(-1, 3)
+        return bool(scene.within(points, position, self._geoms, 0.002).any())
 
 
 def withdraw(scene: Scene, upto: float) -> np.ndarray:
