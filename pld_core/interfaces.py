@@ -217,7 +217,7 @@ class RobotDriver(Protocol):
         ...
 
     def next_state(self, timeout_s: float) -> RobotState | None:
-        """Blocks until there is a state that was not given yet; None after the timeout.
+        """Blocks until there is a state that was not given yet; None after the timeout, or when closed meanwhile.
 
         A real arm has a new one in every period of its state rate.
         """

@@ -5,6 +5,9 @@ Subclass ``RobotDriverContract`` as ``TestMine`` and let ``make_driver`` return 
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,8 @@ from pld_core.errors import ContractError, RobotError
 from pld_core.interfaces import RobotDriver
 from pld_core.types import RobotState
 
+CLOSES = 10  # one of which finds another thread waiting
+PATIENCE_S = 60.0
 MODES = ("idle", "moving", "holding", "stopped", "fault")
 GENTLE = np.array([0.1, -0.2, 0.1, 0.0, 0.05, 0.0], np.float32)
 BAD_COMMANDS = {
@@ -185,6 +190,39 @@ class RobotDriverContract:
         self.begin(driver)
         driver.recover()
         assert np.array_equal(driver.command(GENTLE, 0.5)[:6], GENTLE)
+
+    def test_a_close_ends_the_wait_of_another_thread(self, driver):
+        """With None. Who asks only after the close is told that there is no connection: then it is tried again."""
+        for _ in range(CLOSES):
+            self.begin(driver)
+            ended = self._closed_while_asked(driver)
+            if ended is None:
+                return
+            assert isinstance(ended, RobotError), ended
+            driver.connect()
+        pytest.fail(f"after each of {CLOSES} closes: {ended!r}")
+
+    def _closed_while_asked(self, driver: RobotDriver) -> RobotState | Exception | None:
+        """What the last of another thread's calls gave: None, or the error."""
+        asks, last = threading.Event(), []
+
+        def ask() -> None:
+            asks.set()
+            try:
+                while (state := driver.next_state(self.patience_s)) is not None:
+                    last[:] = [state]
+                last[:] = [None]
+            except Exception as error:
+                last[:] = [error]
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        asks.wait()
+        time.sleep(0.02)
+        driver.close()
+        asking.join(2 * PATIENCE_S)
+        assert not asking.is_alive()
+        return last[0]
 
     def test_close_twice_and_connect_again(self):
         driver = self.make_driver()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from pld_core.types import RobotState, TimeStep
@@ -13,16 +15,21 @@ EPOCH_NS = 1_700_000_000_000_000_000
 
 
 class HandTime:
-    """A clock that only moves when somebody sleeps, or by hand."""
+    """A clock that only moves when somebody sleeps, or by hand.
 
-    def __init__(self) -> None:
-        self.now = 100.0
+    nap_s: how long a sleep really takes, for tests in which another thread is to run meanwhile.
+    """
+
+    def __init__(self, nap_s: float = 0.0) -> None:
+        self.now, self._nap_s = 100.0, nap_s
 
     def clock(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+        if self._nap_s:
+            time.sleep(self._nap_s)
 
     def time_ns(self) -> int:
         return EPOCH_NS + round((self.now - 100.0) * 1e9)

@@ -108,7 +108,7 @@ def made_of(time: HandTime, arm: IdealArm) -> RealArm:
 
 class TestIdealArm(RobotDriverContract):
     def make_driver(self) -> RealArm:
-        time = HandTime()
+        time = HandTime(nap_s=0.001)
         return made_of(time, IdealArm(time))
 
 

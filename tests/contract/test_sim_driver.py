@@ -19,7 +19,7 @@ NAMES = sorted(TASKS)
 
 class TestRealTime(RobotDriverContract):
     def make_driver(self) -> SimDriver:
-        return make_driver(HandTime())
+        return make_driver(HandTime(nap_s=0.001))
 
 
 class TestLockstep(RobotDriverContract):

@@ -115,11 +115,14 @@ class RealArm:
     # -- states ----------------------------------------------------------------------------------
 
     def next_state(self, timeout_s: float) -> RobotState | None:
-        """See RobotDriver; once there is a fault, the last measurement, told anew in every period."""
+        """See RobotDriver; once there is a fault, the last sound measurement, told anew in every period."""
         give_up = self._clock() + timeout_s
+        with self._lock:
+            self._require_connection()
         while True:
             with self._lock:
-                self._require_connection()
+                if not self._connected:
+                    return None
                 now = self._clock()
                 due = self._told_at + self._period_s
                 if now >= due:
