@@ -15,7 +15,7 @@ from pld_msgs.srv import Label, Reset
 
 from pld_core.errors import ContractError, RobotError
 from pld_ros import topics
-from pld_ros.control import ros_body
+from pld_ros.control import payment, ros_body
 from pld_ros.control.obedience import MAX_SKIPPED
 from pld_ros.control.pace import Pace
 from pld_ros.control.ros_body import RosBody
@@ -129,6 +129,7 @@ def test_in_lockstep_what_does_not_come_is_a_fault(node: Node, body: RosBody, mo
     Robot(node, tick=10)
     first = body.reset(0)
     monkeypatch.setattr(ros_body, "LOCKSTEP_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(payment, "LOCKSTEP_TIMEOUT_S", 0.01)
     with pytest.raises(ContractError, match="No new observation"):
         body.observe()
     with pytest.raises(ContractError, match="did not judge"):

@@ -19,13 +19,13 @@ from pld_ros import topics
 from pld_ros.control.episode import Judgement, Orders
 from pld_ros.control.obedience import Obedience, refuse_stale
 from pld_ros.control.pace import Pace
+from pld_ros.control.payment import LOCKSTEP_TIMEOUT_S, Payment
 from pld_ros.control.services import ArmReset
 from pld_ros.convert import floats, nanoseconds, time_msg, vector
 from pld_ros.inputs import subscribe
 from pld_ros.node import PldNode
 from pld_ros.observations import PROPRIO
 
-LOCKSTEP_TIMEOUT_S = 5.0  # for anything that another node must do while simulated time stands still
 RESET_TIMEOUT_S = 90.0  # longer than any driver's own: the Franka's gives up after 63 s, and says why
 RESET_ASK_S = 0.5  # the robot node is asked so often whether the reset has failed
 ROBOT_AGE_MS = 150.0  # of an arm's state
@@ -44,8 +44,6 @@ class RosBody:
         self._node = node
         self._grace_s = node.setting("grace_ms", 8.0) / 1e3  # wait so long for the observation of a tick
         self._max_age_ms = self._ages(node.setting("max_age_ms", 0.0))
-        self._reward_wait_s = node.setting("reward_wait_ms", 5.0) / 1e3
-        self._reward_age_ms = node.setting("reward_age_ms", 500.0)  # a model that is slower voids
         self.pace = Pace(node.period_s)
         self.get_actor: Callable[[], tuple[ResidualActor | None, str]] = lambda: (None, "")
         self.on_pause: Callable[[bool], None] = lambda paused: None
@@ -55,9 +53,7 @@ class RosBody:
         self._robot: RobotState | None = None
         self._first_stamp: dict[int, int] = {}  # reset -> stamp of its first state
         self._obedience = Obedience(node.period_s)
-        self._estimates: dict[int, SuccessEstimate] = {}
-        self._counted = -1  # stamp of the newest estimate whose reward was given out
-        self._before_pause: list[SuccessEstimate] = []  # estimates that came before a pause and were not given out
+        self._payment = Payment(node, self._changed, self.patience_s)
         self._operator: OperatorState | None = None
         self._operator_at = 0.0
         self.starts = 0  # times that the operator said that the scene is ready, as heard here
@@ -79,7 +75,7 @@ class RosBody:
         self.buffer = subscribe(node, on_state=self._on_state)
         self._commands: Any = None
         self._arm_reset = ArmReset(node, lambda: self.paused)
-        node.create_subscription(SuccessEstimate, topics.SUCCESS, self._on_estimate, topics.STATE)
+        node.create_subscription(SuccessEstimate, topics.SUCCESS, self._payment.heard, topics.STATE)
         node.create_subscription(OperatorState, topics.OPERATOR_STATE, self._on_operator, topics.LATCHED)
         node.create_subscription(DeltaCommand, topics.INTERVENTION, self._on_intervention, topics.LATCHED)
 
@@ -94,13 +90,6 @@ class RosBody:
         with self._changed:
             self._robot = message
             self._first_stamp.setdefault(message.resets, nanoseconds(message.header.stamp))
-            self._changed.notify_all()
-
-    def _on_estimate(self, message: SuccessEstimate) -> None:
-        with self._changed:
-            self._estimates[nanoseconds(message.header.stamp)] = message
-            while len(self._estimates) > 64:
-                del self._estimates[min(self._estimates)]
             self._changed.notify_all()
 
     def _on_operator(self, message: OperatorState) -> None:
@@ -135,23 +124,22 @@ class RosBody:
 
     @property
     def success_probability(self) -> float:
-        estimate = self._estimates.get(max(self._estimates)) if self._estimates else None
-        return estimate.probability if estimate is not None else 0.0
+        return self._payment.success_probability
 
     # -- episode.Body ----------------------------------------------------------------------------
 
     def reset(self, seed: int) -> Observation:
-        self._intervention, self._before_pause = None, []
+        self._intervention = None
+        self._payment.forget()  # simulated time may begin anew ...
         with self._changed:
-            self._first_stamp = {}  # a robot node that was restarted counts its resets from 0 again ...
-            self._estimates.clear()  # ... and simulated time, too
+            self._first_stamp = {}  # ... and a robot node that was restarted counts its resets from 0 again
             before = self._robot
         number = self._arm_reset.begin(seed)
         self._wait_for_reset(number, before)
         with self._changed:
             self._floor = self._last = self._first_stamp[number] - 1
             self._first_stamp = {number: self._first_stamp[number]}
-            self._counted = self._floor + 1
+            self._payment.begin(self._floor + 1)
             assert self._robot is not None  # its state has ended the wait
             self._obedience.begin(number, self._robot)
         stamps = self.buffer.wait_newer(self._floor, LOCKSTEP_TIMEOUT_S)
@@ -201,8 +189,9 @@ class RosBody:
         self.pace.wait()
         stamps = self.buffer.newest(self._floor) or dict(first.stamp_ns)
         self._refuse_stale(stamps)
-        self._counted = max(stamps.values())  # nothing was done yet that could have earned anything
-        self.on_begin(self._counted)
+        newest = max(stamps.values())
+        self._payment.begin(newest)  # nothing was done yet that could have earned anything
+        self.on_begin(newest)
         return self._observation(stamps)
 
     def patience_s(self, most_s: float) -> float:
@@ -249,42 +238,7 @@ class RosBody:
         refuse_stale(self.buffer, stamps, self._max_age_ms, self._node.period_s)
 
     def judge(self, observation: Observation, last: bool) -> Judgement:
-        """All estimates that came since the last call, each counted once: a late one counts a tick later.
-
-        After the last tick the arm holds, so that an estimate of a later picture serves as well.
-        """
-        needed, stamp = observation.stamp_ns.get(PROPRIO, 0), max(observation.stamp_ns.values())
-        patience_s = LOCKSTEP_TIMEOUT_S if self._node.simulated_time else self.patience_s(self._reward_wait_s)
-        timeout_s = max(patience_s, self._reward_age_ms / 1e3) if last else patience_s
-        with self._changed:
-            there = self._changed.wait_for(lambda: max(self._estimates, default=-1) >= needed, timeout_s)
-            if not there and self._node.simulated_time:
-                raise ContractError(f"The reward node did not judge an observation within {timeout_s:.0f} s.")
-            if last:
-                stamp = min((s for s in self._estimates if s >= stamp), default=stamp)
-            new = self._estimates_until(stamp)
-        if not there:
-            self._node.rates.count("late_rewards")
-        age_ms = (stamp - self._counted) / 1e6
-        if age_ms > self._reward_age_ms and not self._node.simulated_time:
-            raise ContractError(
-                f"The reward node has judged nothing for {age_ms:.0f} ms; {self._reward_age_ms:.0f} ms are allowed "
-                "(reward_age_ms). See its log."
-            )
-        return Judgement(
-            float(sum(e.reward for e in new)), any(e.success for e in new),
-            any(e.terminated for e in new), any(e.truncated for e in new),
-            self.success_probability, any(e.environment_success for e in new),
-        )  # fmt: skip
-
-    def _estimates_until(self, stamp: int) -> list[SuccessEstimate]:
-        """Those that were not given out yet, in order; up to the one that ends the episode, if one does."""
-        new, self._before_pause = self._before_pause, []
-        for at in sorted(s for s in self._estimates if self._counted < s <= stamp):
-            if any(e.success or e.terminated or e.truncated for e in new[-1:]):
-                break
-            new, self._counted = [*new, self._estimates[at]], at
-        return new
+        return self._payment.judge(observation, last)
 
     def orders(self) -> Orders:
         if self.paused and not self.estopped:
@@ -300,10 +254,8 @@ class RosBody:
 
     def _wait_for_resume(self) -> None:
         self.on_pause(True)
+        self._payment.pause(self._last)
         with self._changed:
-            if not self._node.simulated_time:
-                self._changed.wait_for(lambda: self._last in self._estimates, self._reward_wait_s)
-            self._before_pause = self._estimates_until(self._last)
             while self.paused and not self.estopped and not self.is_cancelled():
                 self._changed.wait(PAUSE_POLL_S)
         self.on_pause(False)
@@ -312,7 +264,7 @@ class RosBody:
             self.pace.start(self._phase(newest))
             # Periods held and pictures judged while a human was at work are none of the episode's.
             self._obedience.forget()
-            self._counted = max(newest.values())
+            self._payment.begin(max(newest.values()))
 
     def actor(self) -> tuple[ResidualActor | None, str]:
         return self.get_actor()
