@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pld_core.control import rotations
+from pld_core.control import boxes, rotations
 from pld_core.errors import ContractError, NonFiniteError
 from pld_core.stations import RobotConfig
 from pld_core.types import ActionSpec
@@ -92,22 +92,15 @@ class SafetyLimits:
     def _outside(self, translation: np.ndarray, position: np.ndarray, box: np.ndarray) -> np.ndarray:
         low, high = box
         moved = translation.astype(np.float64) * self.action_spec.translation_m
-        if ((low < position) & (position < high)).all():
+        if boxes.is_in(position, low, high):
             depths = np.concatenate([position - low, high - position])
             nearest = int(depths.argmin())
             axis, outwards = nearest % 3, 1.0 if nearest >= 3 else -1.0
             out = np.zeros(3)
             out[axis] = outwards * max(0.0, outwards * moved[axis])
             return (out / self.action_spec.translation_m).astype(np.float32)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            crossings = np.sort(np.stack([(low - position) / moved, (high - position) / moved]), axis=0)
-        still = moved == 0.0
-        within = (low < position) & (position < high)
-        enter = np.where(still, np.where(within, -np.inf, np.inf), crossings[0]).max()
-        leave = np.where(still, np.inf, crossings[1]).min()
-        if enter >= 1.0 or enter >= leave or leave <= 0.0:
-            return translation
-        return (translation * max(0.0, enter - 1e-6)).astype(np.float32)
+        share = boxes.share_until(position, moved, low, high)
+        return translation if share >= 1.0 else (translation * max(0.0, share - 1e-6)).astype(np.float32)
 
     def _upright(self, turn: np.ndarray, rotvec: np.ndarray, most: float) -> np.ndarray:
         start = rotations.quat_from_rotvec(rotvec)

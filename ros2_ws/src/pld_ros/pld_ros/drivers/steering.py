@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from pld_core.control import SafetyLimits, rotations
+from pld_core.control import SafetyLimits, boxes, rotations
 from pld_ros.drivers.arm import Arm, Pose, Reading
 from pld_ros.drivers.guard import Guard
 from pld_ros.drivers.target import action_between, gone, moved, way
 
 _ROUNDING = 1e-9
+_SKIN_M = 1e-6  # of boxes, for rounding: what slides along a face is not held up by it
+_HALVINGS = 12  # of a step towards what lies behind a corner: to a hundredth of a millimetre
 
 
 class Steering:
     """Leads a target by commands, within a station's limits, the arm's joints, and not too far ahead of the arm.
 
     max_lead_m, max_lead_rad: from what is measured to the target. ``limited``: how often what shortened a command.
+    What is kept out of boxes is not only the target, but also the straight way to it: an arm that lags cuts corners.
     """
 
     def __init__(self, limits: SafetyLimits, arm: Arm, max_lead_m: float, max_lead_rad: float) -> None:
         self._spec, self._guard, self._arm = limits.action_spec, Guard(limits), arm
         self._max_lead = max_lead_m, max_lead_rad
+        self._keep_out = boxes.shrunk(limits.keep_out, _SKIN_M)
         self.limited = self._guard.limited
 
     def led(self, wanted: np.ndarray, target: Pose, reading: Reading, now: float) -> tuple[Pose, np.ndarray]:
@@ -36,6 +40,7 @@ class Steering:
         lead = self._shortened(ahead)
         self.limited["lead"] += start is not target or lead is not ahead
         lead = self._within_joints(lead, start, reading)
+        lead = self._in_sight(lead, way(reading.pose, start), reading)
         if start is target and lead is ahead:
             return goal, action
         end = gone(reading.pose, lead)
@@ -45,6 +50,9 @@ class Steering:
         """The target, or what of the way there it may be ahead of the arm."""
         ahead = way(reading.pose, target)
         lead = self._shortened(ahead)
+        share = boxes.share_outside(reading.position, lead[:3], self._keep_out)
+        if share < 1.0:
+            lead = lead * np.repeat([share, 1.0], 3)
         return target if lead is ahead else gone(reading.pose, lead)
 
     def _within_joints(self, lead: np.ndarray, start: Pose, reading: Reading) -> np.ndarray:
@@ -55,6 +63,22 @@ class Steering:
             return lead
         self.limited["joints"] += 1
         return before + share * (lead - before)
+
+    def _in_sight(self, lead: np.ndarray, before: np.ndarray, reading: Reading) -> np.ndarray:
+        """The lead, or as much of the step to it as can be seen from where the arm is, past the boxes."""
+
+        def is_seen(share: float) -> bool:
+            ahead = (before + share * (lead - before))[:3]
+            return boxes.share_outside(reading.position, ahead, self._keep_out) >= 1.0
+
+        if is_seen(1.0):
+            return lead
+        self.limited["keep_out"] += 1
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if is_seen(middle) else (low, middle)
+        return before + low * (lead - before)
 
     def _shortened(self, lead: np.ndarray) -> np.ndarray:
         """A lead ``[6]`` [m, rad] of an allowed length; itself where it has that."""
