@@ -77,6 +77,7 @@ def test_the_tool_is_where_the_twin_has_it(driver: RealArm) -> None:
     # Joints 2, 4 and 6 of this pose add up to straight down.
     assert np.linalg.norm(rotations.rotvec_between(seen.quaternion, rotations.STRAIGHT_DOWN)) < 0.02
     assert seen.joint_names[:7] == arm.joints
+    assert driver.arm.tool_at(seen.joint_positions[:7]) == pytest.approx(seen.position, abs=2e-3)
 
 
 def test_a_stream_of_deltas_is_followed_and_ends_where_it_leads(driver: RealArm) -> None:

@@ -18,7 +18,8 @@ from pld_core.types import RobotState
 from pld_ros.drivers.arm import Pose, Reading
 from pld_ros.drivers.real_arm import RealArm
 
-STATION = dataclasses.replace(load_robot("franka_fr3"), home_joints_rad=(0.1, 0.2))
+HOME_RAD = (0.1, 0.2)
+STATION = dataclasses.replace(load_robot("franka_fr3"), home_joints_rad=HOME_RAD)
 CENTRE = np.array([0.5, 0.0, 0.25])
 PERIOD_S = 0.05
 
@@ -54,6 +55,9 @@ class IdealArm:
             raise RobotError(self.broken)
         heard_at = self.time.now if self.silent_since is None else self.silent_since
         return Reading(heard_at, self.joints, self.position, self.quaternion, self.width_m, self.reported)
+
+    def tool_at(self, joint_positions: np.ndarray) -> np.ndarray:
+        return CENTRE + np.append(joint_positions - HOME_RAD, 0.0)
 
     def reachable(self, joint_positions: np.ndarray, target: Pose, step: np.ndarray) -> float:
         return self.share
@@ -330,6 +334,55 @@ def test_nothing_else_is_commanded_on_the_way_home(driver: RealArm, arm: IdealAr
     arm.on_way_home = from_another_thread
     driver.reset(0)
     assert refused == ["moving"]
+
+
+# The tool moves a metre per radian; from joints at 0 it comes from x 0.4, y -0.2 to x 0.5, y 0.
+ON_THE_WAY = ((0.44, -0.12, 0.2), (0.46, -0.08, 0.3))
+AT_HOME = ((0.49, -0.01, 0.2), (0.52, 0.01, 0.3))
+AT_THE_START = ((0.38, -0.23, 0.2), (0.41, -0.19, 0.3))
+BEYOND = ((0.44, -0.12, 0.3), (0.46, -0.08, 0.4))
+
+
+def resetting(time: HandTime, arm: IdealArm, **changes: object) -> RealArm:
+    station = dataclasses.replace(STATION, **changes)
+    made = RealArm(station, arm, clock=time.clock, sleep=time.sleep, time_ns=time.time_ns)
+    made.connect()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"keep_out_m": (BEYOND, ON_THE_WAY)}, r"comes to x 0.4.* y -0.1.* keep_out_m box \[\[0.44.*guide it by hand"),
+        ({"keep_out_m": (AT_HOME,)}, r"home_joints_rad lead the tool to x 0.500.* keep_out_m box \[\[0.49.*choose"),
+        ({"workspace_m": ((0.3, -0.3, 0.0), (0.49, 0.3, 0.4))}, r"x 0.500 .* outside of the workspace .*measure"),
+        ({"keep_out_m": (((0.40, -0.21, 0.2), (0.6, -0.1, 0.3)),)}, r"comes to"),  # it stands at its edge, and goes in
+    ],
+)
+def test_the_way_home_is_looked_at_before_anything_moves(
+    arm: IdealArm, time: HandTime, changes: dict, words: str
+) -> None:
+    driver = resetting(time, arm, **changes)
+    with pytest.raises(RobotError, match=f"does not go home: .*{words}.*Nothing was moved"):
+        driver.reset(0)
+    assert arm.calls == ["connect"]
+    assert state(driver).mode == "idle", "no fault: it may be driven to where its way is free"
+    assert state(driver).resets == 0
+    forward(driver, time)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"keep_out_m": (BEYOND,)},
+        {"keep_out_m": (AT_THE_START,)},  # it stands within, and leaves
+        {"workspace_m": ((0.45, -0.1, 0.0), (0.6, 0.3, 0.4)), "keep_out_m": (BEYOND,)},  # it stands outside of it
+    ],
+)
+def test_a_free_way_home_is_gone(arm: IdealArm, time: HandTime, changes: dict) -> None:
+    driver = resetting(time, arm, **changes)
+    driver.reset(0)
+    assert arm.calls == ["connect", "open", "home [0.1, 0.2]"]
 
 
 def test_an_arm_that_is_gone_is_halted_in_vain_and_closed(driver: RealArm, arm: IdealArm, time: HandTime) -> None:

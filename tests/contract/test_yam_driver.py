@@ -184,6 +184,25 @@ def test_home_is_gone_to_at_its_speed_and_a_hold_ends_it(motors: SimulatedMotors
         assert motors.joint_positions == pytest.approx(RESTING, abs=0.03)
 
 
+def test_a_box_on_the_way_home_is_seen_by_the_arms_own_model(motors: SimulatedMotors) -> None:
+    turned = (0.6, *RESTING[1:])
+    with connected(make_driver(motors, **LATE_IS_FINE)) as driver:
+        driver.reset(0)
+        arm = arm_of(driver)
+        middle = arm.tool_at(np.array([0.3, *RESTING[1:]]))
+        box = (tuple(middle - 0.01), tuple(middle + 0.01))
+        driver._station = dataclasses.replace(STATION, home_joints_rad=turned, keep_out_m=(box,))
+        before = motors.joint_positions
+        with pytest.raises(RobotError, match=r"does not go home: on the straight way .* keep_out_m box"):
+            driver.reset(1)
+        assert motors.joint_positions == pytest.approx(before, abs=0.01)
+        driver._station = dataclasses.replace(STATION, home_joints_rad=turned)
+        driver.reset(2)
+        assert motors.joint_positions == pytest.approx(turned, abs=0.03)
+        driver._station = STATION
+        driver.reset(3)
+
+
 def test_joints_that_are_no_numbers_are_halted_at_not_sent(
     motors: SimulatedMotors, monkeypatch: pytest.MonkeyPatch
 ) -> None:

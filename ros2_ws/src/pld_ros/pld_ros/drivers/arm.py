@@ -50,6 +50,10 @@ class Arm(Protocol):
         """The newest measurement, however old."""
         ...
 
+    def tool_at(self, joint_positions: np.ndarray) -> np.ndarray:
+        """The tool centre ``[3]`` [m] in the base frame for joints ``[J]`` [rad], by the arm's own model."""
+        ...
+
     def reachable(self, joint_positions: np.ndarray, target: Pose, step: np.ndarray) -> float:
         """The share (0 to 1) of a step that keeps all joints clear of their ends.
 

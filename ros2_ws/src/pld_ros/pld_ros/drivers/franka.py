@@ -150,6 +150,9 @@ class FrankaArm:
             robot.fault or measured.fault or hand.check(measured.heard_at),
         )
 
+    def tool_at(self, joint_positions: np.ndarray) -> np.ndarray:
+        return self._margins.pose(joint_positions)[0]
+
     def reachable(self, joint_positions: np.ndarray, target: Pose, step: np.ndarray) -> float:
         return self._margins.reachable(joint_positions, target, step)
 

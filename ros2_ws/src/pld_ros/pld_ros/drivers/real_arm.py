@@ -15,12 +15,10 @@ from pld_core.stations import RobotConfig
 from pld_core.types import ActionSpec, RobotMode, RobotState
 from pld_ros.drivers.arm import Arm, Pose, Reading
 from pld_ros.drivers.commands import checked_action, checked_seed
-from pld_ros.drivers.readings import nonsense_in
+from pld_ros.drivers.readings import nonsense_in, silence_of, state_of
 from pld_ros.drivers.stamps import stamp_of
 from pld_ros.drivers.steering import Steering
-from pld_ros.drivers.target import proprio_of
-
-FINGERS = "fingers"
+from pld_ros.drivers.way_home import obstacle_on_way_home
 
 
 class RealArm:
@@ -150,10 +148,7 @@ class RealArm:
         if reading.fault:
             self._fail(reading.fault)
         elif age_s > self._max_age_s:
-            self._fail(
-                f"the arm has said nothing for {1e3 * age_s:.0f} ms ({1e3 * self._max_age_s:.0f} ms are allowed); "
-                "check its power, its cable and the load of this machine, then press and release the emergency stop"
-            )
+            self._fail(silence_of(age_s, self._max_age_s))
         return reading
 
     def _told(self, reading: Reading, now: float) -> RobotState:
@@ -161,18 +156,10 @@ class RealArm:
         self._heard_at = reading.heard_at
         age_s = 0.0 if self._fault else now - reading.heard_at
         self._stamp_ns = stamp_of(age_s, self._time_ns(), self._stamp_ns)
-        return RobotState(
-            stamp_ns=self._stamp_ns,
-            proprio=proprio_of(reading, self._target),
-            joint_positions=np.append(reading.joint_positions, reading.gripper_width_m),
-            joint_names=(*self._arm.joint_names, FINGERS),
-            position=reading.position.copy(),
-            quaternion=reading.quaternion.copy(),
-            gripper_width_m=reading.gripper_width_m,
-            mode=self._mode(now),
-            fault=self._fault,
-            resets=self._resets,
-        )
+        return state_of(
+            reading, self._target, self._arm.joint_names,
+            stamp_ns=self._stamp_ns, mode=self._mode(now), fault=self._fault, resets=self._resets,
+        )  # fmt: skip
 
     def _mode(self, now: float) -> RobotMode:
         if self._fault:
@@ -238,12 +225,17 @@ class RealArm:
             self._stopped, self._fault = self._stops > before, ""
 
     def reset(self, seed: int) -> None:
-        """Open the gripper and go to the station's ``home_joints_rad``; the seed names the scene for people only."""
+        """Open the gripper and go to the station's ``home_joints_rad``; the seed names the scene for people only.
+
+        Raises RobotError, and moves nothing, where the way or its end meets what the station keeps the tool out of.
+        """
         checked_seed(seed)
         with self._lock:
             self._require_readiness()
-            self._observed()
+            here = self._observed().joint_positions
             self._refuse_fault()
+            if obstacle := obstacle_on_way_home(self._station, here, self._arm.tool_at):
+                raise RobotError(f"The arm does not go home: {obstacle}. Nothing was moved.")
             self._arm.grip(True)
             aborted = threading.Event()  # of this reset: a recovery or another one must not revive it
             self._homing, self._aborted, self._target, self._opened = True, aborted, None, True

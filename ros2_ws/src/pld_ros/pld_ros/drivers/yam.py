@@ -94,6 +94,10 @@ class YamArm:
         width = self._open_m * float(np.clip(joints[6], 0.0, 1.0))
         return Reading(self._chain.heard_at, joints[:6], *self._kinematics.pose(joints[:6]), width, self._failure())
 
+    def tool_at(self, joint_positions: np.ndarray) -> np.ndarray:
+        assert self._kinematics is not None
+        return self._kinematics.pose(joint_positions)[0]
+
     def reachable(self, joint_positions: np.ndarray, target: Pose, step: np.ndarray) -> float:
         assert self._kinematics is not None
         return self._kinematics.reachable(joint_positions, target, step)
