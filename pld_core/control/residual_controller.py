@@ -103,9 +103,7 @@ class ResidualController:
         ticks = iter(self._decide(where, seen, [chunk for _, chunk in sound], actor) if sound else [])
         return [chunk if isinstance(chunk, ContractError) else next(ticks) for chunk in chunks]
 
-    def _chunks(
-        self, lanes: Sequence[int], observations: Sequence[Observation]
-    ) -> list[ActionChunk | ContractError]:
+    def _chunks(self, lanes: Sequence[int], observations: Sequence[Observation]) -> list[ActionChunk | ContractError]:
         """The base's answer, or the fault, for each observation; its last answer where that serves on."""
         chunks: list[ActionChunk | ContractError | None] = [
             _fault(check_observation, seen, self._observation_spec) or self._serving(lane)

@@ -109,8 +109,8 @@ class Workspace:
         if path is None:
             shipped = ", ".join(sorted(path.stem for path in shipped_base("flow").parent.glob("*.vla")))
             raise ConfigError(
-                f"There is no base checkpoint {given!r}. Give --base.checkpoint a path or one of {shipped}, or have this "
-                "run make its own with --from_scratch."
+                f"There is no base checkpoint {given!r}. Give --base.checkpoint a path or one of {shipped}, or have "
+                "this run make its own with --from_scratch."
             )
         return path
 
