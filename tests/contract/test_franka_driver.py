@@ -145,6 +145,18 @@ def test_a_joint_is_not_led_beyond_its_margin() -> None:
     assert max(turned) < margin + 0.01
 
 
+def test_a_pose_that_is_reached_is_no_new_motion(driver: RealArm) -> None:
+    driver.reset(0)
+    assert isinstance(driver.arm, FrankaArm)
+    robot = driver.arm._links()[0]
+    driver.command(np.zeros(6, np.float32), 1.0)
+    first = robot._goal
+    driver.command(np.zeros(6, np.float32), 1.0)
+    assert robot._goal is first
+    driver.command(GENTLE, 1.0)
+    assert robot._goal is not first
+
+
 def test_a_hold_stops_the_arm(driver: RealArm) -> None:
     driver.reset(0)
     sideways(driver, 10)

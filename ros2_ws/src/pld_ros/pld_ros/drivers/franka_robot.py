@@ -17,7 +17,7 @@ from pld_ros.drivers.franka_link import Link, library
 
 log = logging.getLogger(__name__)
 
-_SAME = 1e-5  # metres, and of a quaternion's entries
+_SAME, _THERE = 1e-5, 5e-3  # between goals, and from a goal to the tool: metres, and of a quaternion's entries
 _STOPPING_S = 1.2  # libfranka needs 1.05 s to notice that the robot is gone
 
 
@@ -28,9 +28,10 @@ class PoseGoal:
     position: np.ndarray
     quaternion: np.ndarray
 
-    def is_at(self, other: PoseGoal) -> bool:
-        near = np.abs(self.position - other.position).max() < _SAME
-        return bool(near and np.abs(self.quaternion - other.quaternion).max() < _SAME)
+    def is_near(self, other: PoseGoal | Measured, by: float) -> bool:
+        """by: metres, and of a quaternion's entries."""
+        off = max(np.abs(self.position - other.position).max(), np.abs(self.quaternion - other.quaternion).max())
+        return bool(off < by)
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,17 @@ class RobotLink(Link):
         """Replace the goal; None: come to rest. Raises RobotFaultError after a fault."""
         if self.fault and goal is not None:
             raise RobotFaultError(self.fault)
-        if isinstance(goal, PoseGoal) and isinstance(self._goal, PoseGoal) and goal.is_at(self._goal):
+        if isinstance(goal, PoseGoal) and self._is_there(goal):
             return  # franky would plan anew; of a way of nothing its planner fails now and then (error -111)
         self._goal = goal
         self._wake.set()
+
+    def _is_there(self, goal: PoseGoal) -> bool:
+        """Whether this goal is the present one, and reached. One that is not is gone to again: that shows a failure."""
+        present, measured = self._goal, self.measured
+        if not isinstance(present, PoseGoal) or measured is None:
+            return False
+        return goal.is_near(present, _SAME) and goal.is_near(measured, _THERE)
 
     def _fail(self, error: Exception) -> None:
         super()._fail(error)
