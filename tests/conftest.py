@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -14,6 +15,7 @@ if sys.platform == "linux":
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("NO_COLOR", "1")
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in the background start without
 settings.register_profile("pld", deadline=None)  # a busy machine is no failure
 settings.load_profile("pld")
 
