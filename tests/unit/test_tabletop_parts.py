@@ -7,9 +7,9 @@ import pytest
 
 from pld_core.errors import PLDError, RobotUnavailableError
 from pld_core.types import ActionSpec
+from pld_sim.smooth import saturate, smoothstep
 from pld_sim.tabletop import models, rendering, rotations
 from pld_sim.tabletop.control import MAX_LEAD_M, Workspace, shorten
-from pld_sim.tabletop.oracles import saturate, smoothstep
 from pld_sim.tabletop.peg import PegInsertion
 from pld_sim.tabletop.scene import CameraPlacement, ring
 from pld_sim.tabletop.world import TaskError, World

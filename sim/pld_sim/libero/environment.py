@@ -10,10 +10,10 @@ import numpy as np
 from pld_core.errors import ContractError, NonFiniteError, StageError
 from pld_core.interfaces import Oracle
 from pld_core.types import ActionSpec, Observation, ObservationSpec, TimeStep
+from pld_sim.actions import checked_action
 from pld_sim.libero.process import WorkerGoneError, WorkerProcess
 from pld_sim.libero.suites import CAMERAS, PROPRIO_NAMES, SUITES, Order
 
-ACTION_SLACK = 1e-6
 LOST_IN_A_ROW = 3  # processes, without a finished episode between them
 OPEN = 1.0
 
@@ -98,7 +98,7 @@ class LiberoEnvironment:
     def begin_step(self, action: np.ndarray) -> Callable[[], TimeStep]:
         """Set the tick going; the function that comes back waits for it. See ``interfaces.ConcurrentEnvironment``."""
         self._require_open()
-        action = self._checked(action)
+        action = checked_action(action, self.action_spec.dim, self.task, self._running)
         fresh = self.renders_cameras and (self._tick + 1) % self.image_every == 0
         fresh |= self.renders_cameras and not self._images  # somebody switched the cameras on again
         answer = self._guarded(lambda: self._worker.ask(do="step", action=action, images=fresh))
@@ -191,18 +191,3 @@ class LiberoEnvironment:
     def _require_open(self) -> None:
         if self._closed:
             raise ContractError(f"This {self.task} environment is closed; make a new one.")
-
-    def _checked(self, action: np.ndarray) -> np.ndarray:
-        if not self._running:
-            raise ContractError(f"step on a {self.task} episode that is over or was never started; call reset(seed).")
-        action = np.asarray(action)
-        if action.shape != (self.action_spec.dim,) or action.dtype.kind not in "fiu":
-            raise ContractError(
-                f"step was given an action of shape {action.shape} and dtype {action.dtype}; "
-                f"valid is a float array of shape ({self.action_spec.dim},)."
-            )
-        if not np.isfinite(action).all():
-            raise ContractError(f"step was given an action with NaN or infinity: {action}.")
-        if np.abs(action).max() > 1.0 + ACTION_SLACK:
-            raise ContractError(f"step was given an action outside [-1, 1]: {action}. Clip it with numpy.clip.")
-        return np.clip(action.astype(np.float64), -1.0, 1.0)

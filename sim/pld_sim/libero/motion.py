@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pld_sim.smooth import saturate, smoothstep
+
 TRANSLATION_M, ROTATION_RAD = 0.05, 0.5  # what an action of 1 stands for
 CLOSED, OPEN = -1.0, 1.0
 DOWN = np.diag([1.0, -1.0, -1.0])  # the hand's rotation when it points straight down, unturned
@@ -27,18 +29,6 @@ class Pace:
 
 
 PACE = Pace()
-
-
-def smoothstep(value: float, low: float, high: float) -> float:
-    """0 at and below ``low``, 1 at and above ``high``, smooth between."""
-    x = min(max((value - low) / (high - low), 0.0), 1.0)
-    return x * x * (3.0 - 2.0 * x)
-
-
-def saturate(vector: np.ndarray, limit: float) -> np.ndarray:
-    """The vector with its length bent smoothly below ``limit``."""
-    length = float(np.linalg.norm(vector))
-    return vector if length < 1e-9 else vector * (limit * np.tanh(length / limit) / length)
 
 
 def arch(error: np.ndarray, clearance: float, pace: Pace = PACE, ready: float = 1.0) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 
 from pld_core.errors import ContractError
 from pld_core.types import ActionSpec, Observation, ObservationSpec, TimeStep
+from pld_sim.actions import checked_action
 from pld_sim.tabletop.control import PROPRIO_NAMES
 from pld_sim.tabletop.models import COLLISION_GROUP, TASK_GROUP
 from pld_sim.tabletop.picture import Picture
@@ -14,7 +15,6 @@ from pld_sim.tabletop.rendering import Renderer
 from pld_sim.tabletop.world import Task, World, show
 
 CAMERAS = ("wrist", "front")
-ACTION_SLACK = 1e-6
 
 
 class SharedScene:
@@ -96,7 +96,7 @@ class TabletopEnvironment:
     def step(self, action: np.ndarray) -> TimeStep:
         """Execute one action for 50 ms; see ``pld_core.interfaces.Environment``."""
         self._require_open()
-        action = self._checked(action)
+        action = checked_action(action, self.action_spec.dim, self.task, self._running)
         self._world.controller.apply(self._world.data, action)
         self._tick += 1
         success = self._task.succeeded(self._world)
@@ -166,18 +166,3 @@ class TabletopEnvironment:
     def _require_open(self) -> None:
         if self._closed:
             raise ContractError(f"This {self.task} environment is closed; make a new one.")
-
-    def _checked(self, action: np.ndarray) -> np.ndarray:
-        if not self._running:
-            raise ContractError(f"step on a {self.task} episode that is over or was never started; call reset(seed).")
-        action = np.asarray(action)
-        if action.shape != (self.action_spec.dim,) or action.dtype.kind not in "fiu":
-            raise ContractError(
-                f"step was given an action of shape {action.shape} and dtype {action.dtype}; "
-                f"valid is a float array of shape ({self.action_spec.dim},)."
-            )
-        if not np.isfinite(action).all():
-            raise ContractError(f"step was given an action with NaN or infinity: {action}.")
-        if np.abs(action).max() > 1.0 + ACTION_SLACK:
-            raise ContractError(f"step was given an action outside [-1, 1]: {action}. Clip it with numpy.clip.")
-        return np.clip(action.astype(np.float64), -1.0, 1.0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pld_core.types import ActionSpec
+from pld_sim.smooth import saturate, smoothstep
 from pld_sim.tabletop import rotations
 from pld_sim.tabletop.world import TaskError, World
 
@@ -33,18 +34,6 @@ class InsertionGains:
     lateral_speed: float = 0.6
     descent_speed: float = 0.4
     vertical_speed: float = 0.6
-
-
-def smoothstep(value: float, low: float, high: float) -> float:
-    """0 at and below ``low``, 1 at and above ``high``, smooth between."""
-    x = min(max((value - low) / (high - low), 0.0), 1.0)
-    return x * x * (3.0 - 2.0 * x)
-
-
-def saturate(vector: np.ndarray, limit: float) -> np.ndarray:
-    """The vector with its length bent smoothly below ``limit``."""
-    length = float(np.linalg.norm(vector))
-    return vector if length < 1e-9 else vector * (limit * np.tanh(length / limit) / length)
 
 
 def insertion_action(
