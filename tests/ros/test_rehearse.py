@@ -21,12 +21,15 @@ def test_the_oracle_lifts_the_cube_with_the_real_driver(tmp_path: Path, capfd: p
     for attempt in range(3):  # a machine that cannot keep the rhythm voids an episode, as it shall
         run_dir = tmp_path / str(attempt)
         status = cli.main(["rehearse", "cube_pickup", "--seed", "1", "--run_dir", str(run_dir), "--json"])
-        (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
-        found = json.loads(line)
+        printed = capfd.readouterr()
+        lines = [line for line in printed.out.splitlines() if line.startswith("{")]
+        found = json.loads(lines[-1]) if lines else {"voided": True}  # or it came to no episode
         if not found["voided"]:
             break
-    if found["voided"] and os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
-        pytest.skip(f"no rhythm can be kept at a load of {os.getloadavg()[0]:.0f}")
+        why = printed.err.strip().splitlines()[-1]
+        assert _is_load(why), printed.err
+    if found["voided"]:
+        pytest.skip(f"this machine cannot keep the rhythm of all nodes and the simulator: {why}")
     assert (status, found["success"], found["voided"]) == (0, True, False)
     assert Path(found["video"]).stat().st_size > 1000
     (bag,) = [path.parent for path in run_dir.rglob("metadata.yaml")]
@@ -38,6 +41,18 @@ def test_the_oracle_lifts_the_cube_with_the_real_driver(tmp_path: Path, capfd: p
     for pictures in episode.images.values():  # the cameras have seen it happen
         assert pictures[0].std() > 5
         assert (pictures[-1] != pictures[0]).any()
+
+
+def _is_load(reason: str) -> bool:
+    """Whether it is what a machine that has no time for all of this says, and this machine has none."""
+    if os.getloadavg()[0] <= (os.cpu_count() or 1):
+        return False
+    known = (
+        "too old", "too late for its period", "ticks were skipped", "no complete observation", "no time for the arm",
+        "the arm has said nothing for", "no new frame for", "of its frames never came", "did not answer",
+        "no answer",
+    )  # fmt: skip
+    return any(words in reason for words in known)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 import rclpy
 from pld_msgs.action import RunEpisode
 from pld_msgs.msg import EpisodeStatus, Health
+from pld_msgs.srv import LoadPolicy
 from rclpy.action import ActionServer, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -28,7 +29,7 @@ from pld_core.types import EpisodeSpec
 from pld_ros import topics
 from pld_ros.convert import id_of, spec_msg
 from pld_ros.recording.records import outcome_record, spec_of_message, step_record
-from pld_ros.runner import ros_runner
+from pld_ros.runner import connection, ros_runner
 from pld_ros.runner.connection import NAMESPACE
 from pld_ros.runner.ros_runner import REFUSED_IN_A_ROW, RosRunner
 
@@ -58,6 +59,10 @@ class Mute(Node):
         self.statuses = self.create_publisher(EpisodeStatus, topics.EPISODE, topics.EPISODES)
         self.statuses.publish(EpisodeStatus())
         self.create_timer(0.05, self._speak)
+        self.serves, self.loads, self.lost_answers = Marching.version, 0, 0
+        loading = self.create_service(LoadPolicy, topics.LOAD_POLICY, self._load)
+        send = loading.send_response
+        loading.send_response = lambda *answer: send(*answer) if self.loads > self.lost_answers else None
         group = ReentrantCallbackGroup()
         self.server = ActionServer(
             self, RunEpisode, topics.RUN_EPISODE, self._carry_out, callback_group=group,
@@ -66,7 +71,13 @@ class Mute(Node):
 
     def _speak(self) -> None:
         self._health.publish(Health(node="controller", ready=True, version=BOOT))
-        self._health.publish(Health(node="vla_server", ready=True, version=Marching.version))
+        self._health.publish(Health(node="vla_server", ready=True, version=self.serves))
+
+    def _load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
+        self.loads += 1
+        self.serves = response.policy_version = Marching.version
+        response.ok = True
+        return response
 
     def _accept(self, goal: RunEpisode.Goal) -> GoalResponse:
         self.refused += self.busy
@@ -138,6 +149,29 @@ def runner(mute: Mute, link_addresses: dict[str, str], tmp_path: Path) -> Iterat
         yield runner
     finally:
         runner.close()
+
+
+@pytest.mark.parametrize(("serves", "lost", "loads"), [(Marching.version, 0, 0), ("another", 0, 1), ("another", 1, 2)])
+def test_the_server_is_asked_until_its_answer_comes_but_not_for_what_it_serves(
+    mute: Mute, runner: RosRunner, monkeypatch: pytest.MonkeyPatch, serves: str, lost: int, loads: int
+) -> None:
+    monkeypatch.setattr(connection, "ACCEPT_S", 0.2)
+    mute.serves, mute.lost_answers = serves, lost
+    until(lambda: runner._station.served_version() == serves)
+    runner._station.load_policy("marching", Marching.version, runner._stopping)
+    assert mute.loads == loads
+    assert runner._station.served_version() == Marching.version
+
+
+def test_a_server_that_never_answers_ends_the_wait(
+    mute: Mute, runner: RosRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ACCEPT_S", 0.1)
+    monkeypatch.setattr(connection, "ANSWER_S", 1.0)
+    mute.serves, mute.lost_answers = "another", 10**9
+    until(lambda: runner._station.served_version() == "another")
+    with pytest.raises(RobotUnavailableError, match="does not serve marching: no answer"):
+        runner._station.load_policy("marching", Marching.version, runner._stopping)
 
 
 @pytest.mark.parametrize("voided", [False, True])

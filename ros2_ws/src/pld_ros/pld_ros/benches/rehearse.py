@@ -31,6 +31,7 @@ STATION = "franka_fr3"
 ORACLE = f"{oracle.__module__}:{oracle.__name__}"
 REWARD = f"{SceneSuccess.__module__}:{SceneSuccess.__name__}"
 VIDEO = "rehearsal.mp4"
+READY_S = 90.0  # shorter than a learner's patience: somebody sits and waits
 _ENLARGED = 5  # policies see 64 pixels
 
 HELP = """usage: pld rehearse TASK [--seed N] [--policy NAME] [--run_dir DIR] [--json]
@@ -40,7 +41,7 @@ that speaks libfranka's protocol and has the task's objects in its scene. The ba
 --policy: compact, compact:<checkpoint>, an installed name. Logs, bag and video go to --run_dir, a new folder
 (runs/rehearse-TASK-seedN). The nodes are in a ROS domain of their own, so that no other arm hears them.
 The last line is one JSON object: success, ticks, voided, video. Exit status 1 without success.
-Needs the extras franka and opencv, and `make ros`."""
+Needs the extras franka and opencv, `make ros`, and four processors to be sure: two are at their limit."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -111,7 +112,8 @@ def rehearse(task: str, seed: int, run_dir: Path, policy: str = ORACLE) -> Episo
         config = _config(task, policy, _write_station(run_dir, simulator.host, url))
         graph = OwnGraph(_launch_arguments(config, run_dir), run_dir, {WHERE: json.dumps(dataclasses.asdict(place))})
         stack.callback(graph.close)
-        runner = RosRunner(config, run_dir, load_policy(policy), residual=False, features=None, graph=graph)
+        # One refusal is enough: nobody is here to press and release an emergency stop after a fault.
+        runner = RosRunner(config, run_dir, load_policy(policy), residual=False, features=None, graph=graph, refusals=1)
         stack.callback(runner.close)
         return next(iter(runner.run([EpisodeSpec(task, seed)])))
 
@@ -133,7 +135,9 @@ def _write_station(run_dir: Path, host: str, url: str) -> Path:
 def _config(task: str, policy: str, station: Path) -> TrainConfig:
     config = TrainConfig(task=task, robot=str(station), runner="ros", policy=policy, reward=REWARD)
     records, weights = _free_ports()
-    ros = dataclasses.replace(config.ros, attach=True, records_address=records, weights_address=weights)
+    ros = dataclasses.replace(
+        config.ros, attach=True, records_address=records, weights_address=weights, ready_timeout_s=READY_S
+    )
     return dataclasses.replace(config, ros=ros)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,12 @@ from pld_core.errors import StorageError
 from pld_core.storage import storage_errors
 from pld_ros.recording.assembler import interrupted
 from pld_ros.recording.bag_shelf import BagShelf
-from pld_ros.recording.joiner import PATIENCE_S, FrameJoiner
+from pld_ros.recording.joiner import FrameJoiner
 from pld_ros.recording.records import Outcome, StepRow, outcome_record, step_record
+from pld_ros.recording.served_clock import ServedClock
 
-SETTLE_S = 2.0  # after its outcome, how long an episode's last steps may take
+SETTLE_S = 3.0  # after its outcome, how long an episode's last steps and frames (joiner.SILENT_S) may take
+ORDER_S = 0.5  # how long the first steps of an episode wait for its order
 LEDGER = "logged.jsonl"
 
 
@@ -53,8 +54,9 @@ class Logbook:
         send: Callable[[dict[str, Any]], None],
         shelf: BagShelf | None = None,
         label_window_s: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        clock = clock or ServedClock()
         self.joiner = FrameJoiner(cameras, clock=clock)
         self.steps = self.steps_missed = self.episodes = self.voided = 0
         self._send, self._shelf, self._clock = send, shelf, clock
@@ -98,11 +100,7 @@ class Logbook:
     def poll(self) -> None:
         """Send what is complete; call it whenever something came, and now and then."""
         for row in self.joiner.joined():
-            entry = self._entries.get(row.episode_id)
-            if entry is not None and not entry.settled:
-                entry.joined += 1
-                entry.lost_frames += len(row.cameras) - len(row.images)
-                entry.unsent.append(row)
+            self._joined(row)
         if len(self._entries) > 1:
             self._supersede()
         for entry in list(self._entries.values()):
@@ -155,6 +153,13 @@ class Logbook:
                 self._shelf.begin(episode_id)
         return self._entries[episode_id]
 
+    def _joined(self, row: StepRow) -> None:
+        entry = self._entries.get(row.episode_id)
+        if entry is not None and not entry.settled:
+            entry.joined += 1
+            entry.lost_frames += len(row.cameras) - len(row.images)
+            entry.unsent.append(row)
+
     def _supersede(self) -> None:
         """A controller runs one episode at a time: of those before the newest no outcome will come."""
         newest = max(entry.began for entry in self._entries.values())
@@ -168,7 +173,7 @@ class Logbook:
         entry.outcome, entry.ended = interrupted(entry.rows, reason, entry.running), self._clock()
 
     def _send_rows(self, entry: _Entry) -> None:
-        if entry.running is None and self._clock() < entry.began + PATIENCE_S:
+        if entry.running is None and self._clock() < entry.began + ORDER_S:
             return
         with_frames = entry.running is None or entry.running.spec.record_images
         for row in entry.unsent:
@@ -182,6 +187,9 @@ class Logbook:
             complete = entry.joined == len(entry.rows) and all(s in entry.rows for s in outcome.sequences)
             if not (complete or hurry or waited >= SETTLE_S):
                 return
+            for row in self.joiner.give_up(entry.episode_id):
+                self._joined(row)
+            self._send_rows(entry)
             entry.outcome = outcome = self._judged(entry, outcome)
             entry.settled = True
             if self._shelf is not None:

@@ -22,13 +22,12 @@ from rclpy.signals import SignalHandlerOptions
 from pld_core.config import TrainConfig
 from pld_core.errors import ContractError, RobotUnavailableError
 from pld_ros import topics
-from pld_ros.control.services import call
 from pld_ros.convert import id_of
 from pld_ros.node import HealthWatch, Spinner
 from pld_ros.runner.inbox import Inbox
 
 ANSWER_S = 30.0  # for a service, and for an episode's data after its end
-ACCEPT_S = 3.0  # for an order to be accepted; DDS may lose the answer to a client that it has just met
+ACCEPT_S = 3.0  # for an order to be heard; DDS may lose the answer to a client that it has just met
 CONTROLLER_LOST_S = 3.0
 BUSY = "the controller refused the order; see its log"
 UNANSWERED = "the controller did not answer"
@@ -37,6 +36,12 @@ NAMESPACE = "/pld"
 SETTLE_S = 0.1  # after the controller's first word, until all that it said before has come
 ENDED_KEPT = 100
 SILENCE = EpisodeStatus()  # before the controller's first word
+
+
+class Refusal(str):
+    """Why the controller did not carry out an order, in its own words."""
+
+    __slots__ = ()
 
 
 class Connection:
@@ -84,7 +89,7 @@ class Connection:
             raise
         if result.done():
             answer: RunEpisode.Result = result.result().result  # type: ignore[union-attr]  # it is done
-            return (answer.outcome.episode_id, "") if answer.ok else ("", answer.message)
+            return (answer.outcome.episode_id, "") if answer.ok else ("", Refusal(answer.message))
         if told is not None:
             return told.episode_id, told.reason
         return "", "another order was carried out instead" if passed_over() else "the controller was lost"
@@ -139,9 +144,13 @@ class Connection:
         return self._health.version("vla_server") if self._health.silent_s("vla_server") < CONTROLLER_LOST_S else ""
 
     def load_policy(self, name: str, version: str, stopping: threading.Event) -> None:
+        """Have the VLA server serve a policy. Raises RobotUnavailableError, or ContractError at another version."""
         if not self._wait(self._loads.service_is_ready, self._ready_timeout_s, stopping):
             raise RobotUnavailableError("No VLA server answers. Is it running, in this ROS_DOMAIN_ID?")
-        answer = call(self._loads, LoadPolicy.Request(policy=name), ANSWER_S)
+        self._wait(lambda: self.served_version() != "", ACCEPT_S, stopping)
+        if self.served_version() == version:  # as it was started: loading takes long and is not done twice
+            return
+        answer = self._loaded(LoadPolicy.Request(policy=name), stopping)
         if answer is None or not answer.ok:
             raise RobotUnavailableError(
                 f"The VLA server does not serve {name}: {'no answer' if answer is None else answer.message}"
@@ -152,6 +161,21 @@ class Connection:
                 "differ from those of the learner."
             )
         self._wait(lambda: self.served_version() == version, ANSWER_S, stopping)
+
+    def _loaded(self, request: LoadPolicy.Request, stopping: threading.Event) -> LoadPolicy.Response | None:
+        """The server's answer; None after ``ANSWER_S``. A server that speaks again has answered: then it was lost."""
+        deadline = time.monotonic() + ANSWER_S
+        while (left := deadline - time.monotonic()) > 0.0:
+            asked, answer = time.monotonic(), self._loads.call_async(request)
+            lost = partial(self._has_spoken_since, "vla_server", asked + ACCEPT_S)
+            self._wait(lambda: answer.done() or lost(), left, stopping)  # noqa: B023  # waited for right here
+            if answer.done():
+                return answer.result()
+            self._loads.remove_pending_request(answer)
+        return None
+
+    def _has_spoken_since(self, node: str, moment: float) -> bool:
+        return time.monotonic() - self._health.silent_s(node) > moment
 
     def _lost(self, boot: str, accepted_at: float) -> bool:
         """Silent, or another than the one that took the order: a restart may be quicker than any silence."""

@@ -20,7 +20,7 @@ from pld_core.types import ActionSpec, Episode, EpisodeSpec, ObservationSpec
 from pld_core.vla.compact_vla import CompactVLA
 from pld_ros.convert import spec_msg
 from pld_ros.environment import prepare_this_process
-from pld_ros.runner.connection import ANSWER_S, BUSY, UNANSWERED, Connection
+from pld_ros.runner.connection import ANSWER_S, BUSY, UNANSWERED, Connection, Refusal
 from pld_ros.runner.own_graph import OwnGraph, launch_arguments
 
 VOIDED_IN_A_ROW = 5  # a glitch spoils one episode; a fault that lasts must stop the run
@@ -74,9 +74,13 @@ class RosRunner:
         residual: bool,
         features: int | None,
         graph: OwnGraph | None = None,
+        refusals: int = REFUSED_IN_A_ROW,
     ) -> None:
-        """graph: the station's nodes, closed with this; None: started here, unless ``config.ros.attach``."""
-        self.policy, self._residual = policy, residual
+        """graph: the station's nodes, closed with this; None: started here, unless ``config.ros.attach``.
+
+        refusals: so many orders in a row may fail before the controller's refusal is the end.
+        """
+        self.policy, self._residual, self._refusals = policy, residual, refusals
         self._features = -1 if features is None else features
         self._config, self._folder = config, folder
         self.environments = [StationEnvironment(load_robot(config.robot), load_task(config.task))]
@@ -157,11 +161,11 @@ class RosRunner:
                     return done.episode, done.report.reason
                 reason = f"the data of episode {episode_id} did not come within {ANSWER_S:.0f} s; they are in its bag"
             unanswered |= reason == UNANSWERED
+            refused += reason != BUSY  # an episode takes its time
+            if refused >= (self._refusals if isinstance(reason, Refusal) else REFUSED_IN_A_ROW):
+                raise RobotUnavailableError(f"The station carried out no order {refused} times in a row: {reason}.")
             if reason != BUSY:
                 self._station.node.get_logger().warning(f"the order is given again: {reason}")
-            refused += reason != BUSY  # an episode takes its time
-            if refused >= REFUSED_IN_A_ROW:
-                raise RobotUnavailableError(f"The station carried out no order {refused} times in a row: {reason}.")
 
     def _goal(self, spec: EpisodeSpec, version: str) -> RunEpisode.Goal:
         return RunEpisode.Goal(
