@@ -90,6 +90,7 @@ class LearnConfig:
     calql_steps: int = 0  # critic warm-start updates on the offline buffer
     calql_alpha: float = 1.0  # weight of the conservative term
     calql_actions: int = 10  # sampled actions per source in the conservative term
+    round_episodes: int = 20  # after so many the actor takes over what was learnt meanwhile
     eval_every: int = 5000  # environment steps between evaluations; 0: none
     eval_episodes: int = 50
     target_success: float = 1.0  # stop early when an evaluation reaches this rate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,14 +11,13 @@ import numpy as np
 
 from pld_core import bring
 from pld_core.config import TrainConfig
-from pld_core.stages.demonstrate import BurstNoise, demonstrate
+from pld_core.stages.base_data import BaseData, TaskData
 from pld_core.types import Episode, Observation
 from pld_core.vla.compact_vla import CompactVLA
-from pld_core.vla.frames import GroundingFrames, collect_grounding_frames
+from pld_core.vla.frames import GroundingFrames
 from pld_core.vla.model import CompactVLAConfig
 
 Progress = Callable[[str, int, float], None]
-_LANES = 8  # environments that take turns while frames are collected, at most
 
 
 def make_base(config: TrainConfig, path: Path, on_progress: Progress = lambda phase, done, loss: None) -> CompactVLA:
@@ -26,28 +27,40 @@ def make_base(config: TrainConfig, path: Path, on_progress: Progress = lambda ph
     pointing and grounding data. The demonstrations are few, so the action head is imprecise.
     """
     base = config.base
-    frames, held_out, demonstrations = [], [], []
+    # Data and pre-training are the longest parts by far: a kill must not cost them.
+    data, state_path = BaseData(_data_folder(path), config), _state_path(path)
+    found: list[TaskData] = []
     for task, count in zip(base.tasks, base.demonstrations, strict=True):
-        environments = bring.environment_factory(task)(min(_LANES, config.lanes))
-        frames.append(collect_grounding_frames(environments, base.grounding_frames, config.seed))  # type: ignore[arg-type]
-        on_progress(f"frames of {task}", len(frames[-1]), 0.0)
-        held_out.append(collect_grounding_frames(environments, base.grounding_frames // 20, config.seed + 1))  # type: ignore[arg-type]
-        made = demonstrate(environments[0], count, config.seed, BurstNoise())  # type: ignore[arg-type]
-        demonstrations += made
-        on_progress(f"demonstrations of {task}", len(made), 0.0)
-        for environment in environments:
-            environment.close()
-    actions = environments[0].action_spec
-    shape = CompactVLAConfig(head=base.head)
-    policy = CompactVLA.create(environments[0].observation_spec, actions.dim, shape, seed=config.seed)
-    state_path = path.with_name("grounding.state")  # the longest part by far: a kill must not cost it
-    policy = pretrain(policy, GroundingFrames.concatenate(frames), config, state_path, on_progress)
-    for task, some in zip(base.tasks, held_out, strict=True):
-        on_progress(f"error in mm near the target of {task}", len(some), grounding_error_mm(policy, some))
+        found.append(data.of(task, count))
+        on_progress(f"frames and demonstrations of {task}", len(found[-1].frames), 0.0)
+    (environment,) = bring.environment_factory(base.tasks[0])(1)
+    with contextlib.closing(environment):
+        actions, shape = environment.action_spec, CompactVLAConfig(head=base.head)
+        policy = CompactVLA.create(environment.observation_spec, actions.dim, shape, seed=config.seed)
+    frames = GroundingFrames.concatenate([each.frames for each in found])
+    policy = pretrain(policy, frames, config, state_path, on_progress)
+    for task, each in zip(base.tasks, found, strict=True):
+        error_mm = grounding_error_mm(policy, each.held_out)
+        on_progress(f"error in mm near the target of {task}", len(each.held_out), error_mm)
+    demonstrations = [episode for each in found for episode in each.demonstrations]
     policy = tune(policy, demonstrations, config, actions.gripper, on_progress)
     policy.save(path)
-    state_path.unlink(missing_ok=True)
+    remove_leftovers(path)
     return policy
+
+
+def remove_leftovers(path: Path) -> None:
+    """What was kept for a kill while the base at ``path`` was made."""
+    _state_path(path).unlink(missing_ok=True)
+    shutil.rmtree(_data_folder(path), ignore_errors=True)
+
+
+def _data_folder(path: Path) -> Path:
+    return path.with_name("base_data")
+
+
+def _state_path(path: Path) -> Path:
+    return path.with_name("grounding.state")
 
 
 def pretrain(

@@ -8,9 +8,13 @@ from itertools import islice
 
 import numpy as np
 
+from pld_core.data.episode_store import EpisodeStore
+from pld_core.errors import StageError
 from pld_core.interfaces import SimulatedEnvironment
 from pld_core.stages.seeds import training_seeds
 from pld_core.types import EXPERT_TICK, Episode, EpisodeSpec, TimeStep
+
+MOST_ATTEMPTS = 20  # at a demonstration
 
 
 @dataclass(frozen=True)
@@ -27,21 +31,26 @@ class BurstNoise:
 
 
 def demonstrate(
-    environment: SimulatedEnvironment,
+    attempts: Callable[[int], Iterator[tuple[int, Episode]]],
+    store: EpisodeStore,
     episodes: int,
-    run_seed: int,
-    noise: BurstNoise | None = None,
     on_progress: Callable[[int, dict[str, float]], None] = lambda done, metrics: None,
-) -> list[Episode]:
-    """Successful oracle episodes with ``action`` = the oracle's own command at every tick."""
-    kept: list[Episode] = []
-    for attempt, episode in islice(demonstrations(environment, run_seed, noise), 20 * episodes + 20):
+) -> None:
+    """Fill ``store`` up to ``episodes`` successes of the oracle, from where it was left.
+
+    attempts: ``demonstrations`` from an attempt on. Raises StageError where nearly all of them fail.
+    """
+    first = max((int(m["attempt"]) + 1 for m in store.metadata()), default=0)
+    made = attempts(first)
+    while len(store) < episodes:
+        attempt, episode = next(made)
         if episode.success:
-            kept.append(episode)
-            on_progress(len(kept), {"oracle_success": len(kept) / (attempt + 1)})
-        if len(kept) == episodes:
-            break
-    return kept
+            store.append(episode, attempt=attempt)
+            on_progress(len(store), {"oracle_success": len(store) / (attempt + 1)})
+        elif attempt >= MOST_ATTEMPTS * episodes:
+            raise StageError(
+                f"The oracle succeeded in only {len(store)} of {attempt + 1} episodes of {episode.spec.task!r}."
+            )
 
 
 def demonstrations(

@@ -67,13 +67,12 @@ class ResidualLearning:
         online: ReplayBuffer,
         checkpoint: Path,
         log: Log,
-        round_size: int = 20,
     ) -> None:
         self.config, self.algorithm, self.learner, self.runner = config, algorithm, learner, runner
         self.task, self.horizon, self.seed = task, horizon, seed
         self.replay = SymmetricReplay(offline, online, config.offline_fraction if algorithm.offline_data else 0.0)
         self.offline, self.online = offline, online
-        self.checkpoint, self.log, self.round_size = checkpoint, log, round_size
+        self.checkpoint, self.log, self.round_size = checkpoint, log, config.round_episodes
         self._updates_per_call = updates_per_call(config.critic_updates_per_actor_update)
         self.rng = np.random.default_rng((seed, 0x5AC))
         self.progress = Progress()

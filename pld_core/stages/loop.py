@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,8 +17,8 @@ from pld_core.data.replay import ReplayBuffer
 from pld_core.errors import ConfigError, StageError
 from pld_core.interfaces import TrainableVLA
 from pld_core.stages.background import BackgroundRunner
-from pld_core.stages.base import make_base
-from pld_core.stages.demonstrate import BurstNoise, demonstrations
+from pld_core.stages.base import make_base, remove_leftovers
+from pld_core.stages.demonstrate import BurstNoise, demonstrate, demonstrations
 from pld_core.stages.evaluate import Evaluation, evaluate
 from pld_core.stages.harvest import harvest, successful
 from pld_core.stages.learn import ResidualLearning
@@ -40,6 +40,7 @@ def run_base(work: Workspace) -> Result:
     if work.config.from_scratch and not own.exists():
         with work.console.stage("base") as shown:
             make_base(work.config, own, lambda phase, done, loss: shown.update(done, phase=phase, loss=loss))
+    remove_leftovers(own)  # of a process that was killed as soon as it had a base
     return {"policy": work.policy.version}
 
 
@@ -132,16 +133,14 @@ def run_probe(work: Workspace) -> Result:
 
 
 def _demonstrate(work: Workspace, store: EpisodeStore, episodes: int, update: Callable[..., None]) -> Result:
-    environment, seed = work.environment, work.config.seed + DEMONSTRATIONS_APART
-    first = max((int(m["attempt"]) + 1 for m in store.metadata()), default=0)
-    made = demonstrations(environment, seed, BurstNoise(), first)  # type: ignore[arg-type]
-    while len(store) < episodes:
-        attempt, episode = work.runner.call(lambda: next(made))
-        if episode.success:
-            store.append(episode, attempt=attempt)
-            update(len(store), oracle_success=len(store) / (attempt + 1))
-        elif attempt >= 20 * episodes:
-            raise StageError(f"The oracle succeeded in only {len(store)} of {attempt + 1} episodes of {work.task!r}.")
+    seed = work.config.seed + DEMONSTRATIONS_APART
+
+    def attempts(first: int) -> Iterator[tuple[int, Episode]]:
+        made = demonstrations(work.environment, seed, BurstNoise(), first)  # type: ignore[arg-type]
+        while True:
+            yield work.runner.call(lambda: next(made))
+
+    demonstrate(attempts, store, episodes, lambda done, metrics: update(done, **metrics))
     return {"kept": len(store), "length": float(np.mean([len(e) for e in store]))}
 
 

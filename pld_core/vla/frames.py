@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from pld_core.errors import ContractError
 from pld_core.interfaces import SimulatedEnvironment, begin_step
+from pld_core.storage import write_atomic
 from pld_core.types import Observation, TimeStep
 from pld_core.vla.model import GROUNDING_DIM
 
 MISS_CM = 0.5  # standard deviation, per axis, of where a careless episode goes instead of the target
 ABOVE_M = 0.008  # sideways distance at which it starts down
+_IMAGES, _ARRAYS = "images/", ("proprio", "instruction_ids", "labels")  # names in a file of frames
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,20 @@ class GroundingFrames:
             np.array([numbers[o.instruction] for o in observations]),
             np.stack(labels).astype(np.float32),
         )
+
+    def save(self, path: Path) -> None:
+        """Completely or not at all; StorageError where it cannot be written."""
+        arrays = {f"{_IMAGES}{name}": frames for name, frames in self.images.items()}
+        arrays |= {name: getattr(self, name) for name in _ARRAYS}
+        arrays["instructions"] = np.array(self.instructions)
+        write_atomic(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> GroundingFrames:
+        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
+            images = {name.removeprefix(_IMAGES): file[name] for name in file.files if name.startswith(_IMAGES)}
+            instructions = tuple(map(str, file["instructions"]))
+            return cls(images=images, instructions=instructions, **{name: file[name] for name in _ARRAYS})
 
 
 def collect_grounding_frames(environments: Sequence[SimulatedEnvironment], frames: int, seed: int) -> GroundingFrames:
