@@ -39,6 +39,7 @@ class BaseConfig:
     checkpoint: str = ""  # path of a CompactVLA checkpoint, or the name of a shipped one; empty: base_<head>
     tasks: tuple[str, ...] = ("peg_insertion", "cube_pickup", "gpu_insertion")  # one model serves all
     grounding_frames: int = 14_000  # labelled frames per task for the visual pre-training
+    grounding_every: int = 1  # ticks from one of these frames to the next
     grounding_steps: int = 10_000  # an encoder trained less is what fails, and no residual can see past it
     demonstrations: tuple[int, ...] = (2, 6, 3)  # of the oracle, for each of tasks: so few that it succeeds 20-60 %
     steps: int = 800  # gradient steps of supervised fine-tuning
@@ -83,6 +84,7 @@ class LearnConfig:
     jump_start_max: float = 0.6  # longest base-driven start, as a share of the time limit
     target_entropy: float | None = -3.5  # nats; null: the published value, minus the action size
     residual_gripper: bool = False  # may the residual move the gripper of an arm?
+    residual_rotation: bool = True  # may it turn the tool?
     initial_log_std: float = -1.0  # of the residual's Gaussian before tanh
     temperature_learning_rate: float = 1e-3
     initial_temperature: float = 0.005  # the published 1.0 needs more updates to decay than a CPU has

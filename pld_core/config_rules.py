@@ -28,7 +28,16 @@ POSITIVE = frozenset(
     )
     + ("updates_per_step", "critic_updates_per_actor_update", "replay_capacity", "grad_clip", "critics", "rank")
     + ("initial_temperature", "calql_actions", "eval_episodes", "checkpoint_seconds", "video_size", "video_fps")
-    + ("n_step", "replan_every", "round_episodes", "grounding_frames", "grounding_steps", "gamma", "tau")
+    + (
+        "n_step",
+        "replan_every",
+        "round_episodes",
+        "grounding_every",
+        "grounding_frames",
+        "grounding_steps",
+        "gamma",
+        "tau",
+    )
 )
 NOT_NEGATIVE = frozenset(
     ("seed", "xi_ramp_steps", "warmup_episodes", "critic_warmup_steps", "min_temperature", "eval_every")

@@ -45,6 +45,11 @@ class ActionSpec:
                 f"gripper is entry {self.gripper} of {self.dim} actions; give gripper=None without one."
             )
 
+    @property
+    def rotation(self) -> tuple[int, ...]:
+        """The entries of an arm's rotation vector; none where there is no gripper, or nothing but a position."""
+        return (3, 4, 5) if self.gripper is not None and self.dim >= 7 else ()
+
 
 @dataclass(frozen=True)
 class ObservationSpec:

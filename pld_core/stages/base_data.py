@@ -37,8 +37,8 @@ class TaskData:
 class BaseData:
     """Collects what is not in ``folder`` yet, or is damaged there; what a killed predecessor finished is taken over.
 
-    Files are told apart by task, seed, lanes and number of frames; equal ones give equal data. A change of the
-    simulator or the expert is not noticed: then remove the folder.
+    Files are told apart by task, seed, lanes, number of frames and ticks between them; equal ones give equal data. A
+    change of the simulator or the expert is not noticed: then remove the folder.
     """
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
@@ -61,7 +61,8 @@ class BaseData:
         return TaskData(frames, held_out, shown)
 
     def _path(self, folder: Path, name: str) -> Path:
-        return folder / f"{name}-{self._lanes}x{self._config.base.grounding_frames}.npz"
+        base = self._config.base
+        return folder / f"{name}-{self._lanes}x{base.grounding_frames}-every{base.grounding_every}.npz"
 
     def _read(self, folder: Path, name: str) -> GroundingFrames | None:
         """None where there are none, or none that can be read."""
@@ -77,7 +78,7 @@ class BaseData:
     def _collect(
         self, folder: Path, name: str, environments: Sequence[Environment], count: int, seed: int
     ) -> GroundingFrames:
-        frames = collect_grounding_frames(environments, count, seed)  # type: ignore[arg-type]
+        frames = collect_grounding_frames(environments, count, seed, self._config.base.grounding_every)  # type: ignore[arg-type]
         frames.save(self._path(folder, name))
         return frames
 

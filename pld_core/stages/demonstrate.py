@@ -13,6 +13,7 @@ from pld_core.errors import StageError
 from pld_core.interfaces import SimulatedEnvironment
 from pld_core.stages.seeds import training_seeds
 from pld_core.types import EXPERT_TICK, Episode, EpisodeSpec, TimeStep
+from pld_core.vla.frames import push_scale
 
 MOST_ATTEMPTS = 20  # at a demonstration
 
@@ -63,15 +64,18 @@ def demonstrations(
 
 def _episode(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | None) -> Episode:
     rng = np.random.default_rng(seed)
+    if hasattr(environment, "image_every"):  # a picture of every tick is what a demonstration is for
+        environment.image_every = 1
     step, oracle = environment.reset(seed), environment.oracle()
     oracle.reset()
     steps, clean, executed = [step], [], []
+    scale = push_scale(environment.action_spec)
     burst, remaining = np.zeros(environment.action_spec.dim, np.float32), 0
     while not step.last:
         command = np.asarray(oracle.act(), np.float32)
         if noise is not None and remaining == 0 and rng.random() < noise.probability:
             remaining = 1 + rng.poisson(noise.ticks - 1)
-            burst = rng.normal(0.0, noise.scale, len(command)).astype(np.float32)
+            burst = (scale * rng.normal(0.0, noise.scale, len(command))).astype(np.float32)
             if environment.action_spec.gripper is not None:
                 burst[environment.action_spec.gripper] = 0.0  # opened by accident, it ends the demonstration
         pushed = np.clip(command + burst, -1, 1) if remaining else command

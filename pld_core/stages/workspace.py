@@ -206,11 +206,13 @@ class Workspace:
 
     @property
     def _passive(self) -> tuple[int, ...]:
-        """An arm's gripper stays the base's: a residual could only make it open at the wrong time."""
-        gripper = self.environment.action_spec.gripper
-        if gripper is None or not self.algorithm.residual or self.config.learn.residual_gripper:
+        """Entries of an arm's action that stay the base's: a residual could only make a gripper open at the wrong
+        time, and its noise makes the tool tumble, where nothing in the task asks for a turn."""
+        actions, learn = self.environment.action_spec, self.config.learn
+        if actions.gripper is None or not self.algorithm.residual:
             return ()
-        return (gripper,)
+        own = () if learn.residual_rotation else actions.rotation
+        return own if learn.residual_gripper else (*own, actions.gripper)
 
     @property
     def image_specs(self) -> dict[str, tuple[int, int, int]]:

@@ -11,10 +11,11 @@ import numpy as np
 from pld_core.errors import ContractError
 from pld_core.interfaces import SimulatedEnvironment, begin_step
 from pld_core.storage import write_atomic
-from pld_core.types import Observation, TimeStep
+from pld_core.types import ActionSpec, Observation, TimeStep
 from pld_core.vla.model import GROUNDING_DIM
 
-MISS_CM = 0.5  # standard deviation, per axis, of where a careless episode goes instead of the target
+MISS_TICKS = 0.5  # standard deviation, per axis, of where a careless episode goes instead, in ticks of full motion
+TURN_RAD = 0.08  # most that a push of full size turns the tool per tick: it shall be led astray, not tumble
 ABOVE_M = 0.008  # sideways distance at which it starts down
 _IMAGES, _ARRAYS = "images/", ("proprio", "instruction_ids", "labels")  # names in a file of frames
 
@@ -89,58 +90,78 @@ class GroundingFrames:
             return cls(images=images, instructions=instructions, **{name: file[name] for name in _ARRAYS})
 
 
-def collect_grounding_frames(environments: Sequence[SimulatedEnvironment], frames: int, seed: int) -> GroundingFrames:
+def collect_grounding_frames(
+    environments: Sequence[SimulatedEnvironment], frames: int, seed: int, every: int = 1
+) -> GroundingFrames:
     """Drive simulated environments around their targets and record ``frames`` labelled frames.
 
     The frames must cover what a policy that half works will see, its accidents included: half of the
     episodes are the oracle's with bursts of random actions, half go straight for a wrong spot and press
     on. Each environment goes through episodes of its own, those whose ticks run elsewhere all at once; equal seeds
     give equal frames.
+
+    every: ticks from one recorded frame to the next. Where pictures cost more than motion, frames that differ more
+    cost little more.
     """
     rng = np.random.default_rng(seed)
-    drivers = [_Driver(e, child) for e, child in zip(environments, rng.spawn(len(environments)), strict=True)]
+    drivers = [_Driver(e, child, every) for e, child in zip(environments, rng.spawn(len(environments)), strict=True)]
     observations: list[Observation] = []
     labels: list[np.ndarray] = []
     while len(observations) < frames:
         for finish in [driver.begin_tick() for driver in drivers]:
-            observation, label = finish()
-            observations.append(observation)
-            labels.append(label)
+            if (found := finish()) is not None:
+                observations.append(found[0])
+                labels.append(found[1])
     return GroundingFrames.gather(observations[:frames], labels[:frames])
+
+
+def push_scale(actions: ActionSpec) -> np.ndarray:
+    """Per entry of an action, how much of a random push is applied, float64 ``[A]``."""
+    scale = np.ones(actions.dim)
+    scale[list(actions.rotation)] = min(1.0, TURN_RAD / actions.rotation_rad)
+    return scale
 
 
 class _Driver:
     """One environment, driven by the oracle or carelessly, with jitter and bursts of random actions."""
 
-    def __init__(self, environment: SimulatedEnvironment, rng: np.random.Generator) -> None:
-        self._environment = environment
+    def __init__(self, environment: SimulatedEnvironment, rng: np.random.Generator, every: int) -> None:
+        self._environment, self._every = environment, every
         self._oracle = environment.oracle()
         spec = environment.action_spec
+        if hasattr(environment, "image_every"):
+            environment.image_every = every  # type: ignore[attr-defined]
+        self._push_scale = push_scale(spec)
         self._moves = [k for k in range(spec.dim) if k != spec.gripper]  # the gripper keeps what it holds
         self._rng = rng
         self._ticks_left = 0
 
-    def begin_tick(self) -> Callable[[], tuple[Observation, np.ndarray]]:
-        """Move one tick (or start an episode); the function that comes back waits for what is seen, and its label."""
+    def begin_tick(self) -> Callable[[], tuple[Observation, np.ndarray] | None]:
+        """Move one tick (or start an episode); the function that comes back waits for it.
+
+        It gives what is seen and its label, if that is to be recorded.
+        """
         if self._ticks_left == 0 or self._step.last:
             self._start()
             return lambda: self._look(self._step)
         self._ticks_left -= 1
+        self._tick += 1
         step = begin_step(self._environment, self._action())
         return lambda: self._look(step())
 
-    def _look(self, step: TimeStep) -> tuple[Observation, np.ndarray]:
+    def _look(self, step: TimeStep) -> tuple[Observation, np.ndarray] | None:
         self._step, self._label = step, np.asarray(self._environment.grounding(), np.float32)
-        return step.observation, self._label
+        return (step.observation, self._label) if self._tick % self._every == 0 else None
 
     def _start(self) -> None:
         rng, environment = self._rng, self._environment
         self._step = environment.reset(int(rng.integers(2**31)))
         self._oracle.reset()
+        self._tick = 0
         self._careless = rng.random() < 0.5
         # A careless episode ends stuck, and one stuck frame is like the next.
         self._ticks_left = environment.max_steps // 2 if self._careless else environment.max_steps
-        self._miss_cm = rng.normal(0.0, MISS_CM, 2)
+        self._miss_m = rng.normal(0.0, MISS_TICKS * environment.action_spec.translation_m, 2)
         self._jitter = rng.uniform(0.0, 0.3)
         self._burst, self._push = 0, np.zeros(environment.action_spec.dim)
 
@@ -153,17 +174,17 @@ class _Driver:
         if self._burst == 0 and rng.random() < 0.08:
             self._burst = int(rng.integers(2, 9))
             scale = 10.0 ** rng.uniform(-1.2, 0.0)  # from 0.06 to full speed
-            self._push = scale * rng.uniform(-1.0, 1.0, action.shape)
+            self._push = scale * self._push_scale * rng.uniform(-1.0, 1.0, action.shape)
         if self._burst > 0:
             self._burst -= 1
             action[moves] = self._push[moves]
-        action[moves] += self._jitter * rng.normal(size=action[moves].shape)
+        action[moves] += self._jitter * self._push_scale[moves] * rng.normal(size=action[moves].shape)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def _straight_on(self) -> np.ndarray:
         """Above a spot beside the target, then down, whatever is in the way."""
         goal_m = self._label[:3] / 100.0
-        goal_m[:2] += self._miss_cm / 100.0
+        goal_m[:2] += self._miss_m
         above = np.linalg.norm(goal_m[:2]) < ABOVE_M
         speed = 0.4 * goal_m / self._environment.action_spec.translation_m
         return np.clip(speed, -0.6, 0.6) * (1.0, 1.0, 1.0 if above else 0.0)

@@ -29,11 +29,11 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many frames were asked for each time; the third time the process is killed."""
     calls: list[int] = []
 
-    def collect(environments: Any, frames: int, seed: int) -> GroundingFrames:
+    def collect(environments: Any, frames: int, seed: int, every: int) -> GroundingFrames:
         calls.append(frames)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return collect_grounding_frames(environments, frames, seed)
+        return collect_grounding_frames(environments, frames, seed, every)
 
     monkeypatch.setattr(base_data, "collect_grounding_frames", collect)
     return calls

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pld_core.types import TimeStep
-from pld_core.vla.frames import collect_grounding_frames
+from pld_core.types import ActionSpec, TimeStep
+from pld_core.vla.frames import collect_grounding_frames, push_scale
 from pld_sim.tabletop import make_environments
 
 
@@ -50,3 +50,24 @@ def test_ticks_that_run_elsewhere_run_at_once_and_give_the_same_frames() -> None
     # The label is where the target is from the tool: on the table below it, and never the same for long.
     assert (in_turn.labels[:, 2] < 0).mean() > 0.9
     assert in_turn.labels.std(axis=0)[:3].min() > 0.1
+
+
+def test_frames_apart_are_those_of_the_same_episode_at_every_so_many_ticks() -> None:
+    environments = make_environments("cube_pickup", 1)
+    seen: list[int] = []
+    environments[0].image_every = 1  # type: ignore[attr-defined]  # as one has whose pictures are dear
+    try:
+        all_frames = collect_grounding_frames(environments, 31, seed=1)
+        apart = collect_grounding_frames(environments, 11, seed=1, every=3)
+        seen.append(environments[0].image_every)  # type: ignore[attr-defined]
+    finally:
+        environments[0].close()
+    assert seen == [3]
+    np.testing.assert_array_equal(apart.labels, all_frames.labels[::3])
+    np.testing.assert_array_equal(apart.images["wrist"], all_frames.images["wrist"][::3])
+
+
+def test_pushes_turn_the_tool_by_so_much_and_no_more() -> None:
+    np.testing.assert_array_equal(push_scale(ActionSpec()), np.ones(7))
+    np.testing.assert_allclose(push_scale(ActionSpec(translation_m=0.05, rotation_rad=0.5)), [1, 1, 1, *[0.16] * 3, 1])
+    np.testing.assert_array_equal(push_scale(ActionSpec(dim=3, gripper=None, rotation_rad=0.5)), np.ones(3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import pytest
@@ -12,6 +13,7 @@ from pld_core.config import load_config
 from pld_core.errors import ConfigError
 from pld_core.stages.pipeline import Pipeline
 from pld_core.stages.workspace import Workspace
+from pld_core.types import ActionSpec, ObservationSpec
 from pld_sim.point_reach import PointReach
 
 
@@ -39,3 +41,27 @@ def test_a_base_checkpoint_that_is_not_there(tmp_path):
     config = load_config("peg_insertion", {"base.checkpoint": "base_of_mine", "runs_dir": str(tmp_path)})
     with pytest.raises(ConfigError, match=r"no base checkpoint 'base_of_mine'.*base_flow.*from_scratch"):
         Pipeline.from_config(config).harvest()
+
+
+@pytest.mark.parametrize(
+    ("settings", "base_alone"),
+    [
+        ({}, (6,)),
+        ({"learn.residual_gripper": True}, ()),
+        ({"learn.residual_rotation": False}, (3, 4, 5, 6)),
+        ({"learn.residual_rotation": False, "learn.residual_gripper": True}, (3, 4, 5)),
+        ({"learn.residual_rotation": False, "learn.algorithm": "rlpd"}, ()),
+    ],
+)
+def test_what_an_arms_residual_leaves_to_the_base(settings: dict[str, Any], base_alone: tuple[int, ...]) -> None:
+    work = Workspace(load_config("custom", settings), SimpleNamespace(dir=Path()), None, {})  # type: ignore[arg-type]
+    arm = SimpleNamespace(action_spec=ActionSpec(), observation_spec=ObservationSpec({}, 4))
+    work.runner = SimpleNamespace(runner=SimpleNamespace(environments=[arm]))  # type: ignore[assignment]
+    work.policy = SimpleNamespace(feature_dim=8, action_horizon=1)  # type: ignore[assignment]
+    assert work.learner.config.passive == base_alone
+
+
+def test_an_action_without_a_gripper_has_no_rotation_to_leave() -> None:
+    assert ActionSpec(dim=7, gripper=None).rotation == ()
+    assert ActionSpec(dim=4, gripper=3).rotation == ()
+    assert ActionSpec().rotation == (3, 4, 5)
