@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
+from variants import variant
+
 from pld_core.api import Pipeline
-from pld_core.config import TrainConfig, from_dict, to_dict
-from pld_core.runlog import read_config
 from pld_core.stages.report import write_report
 from pld_core.storage import write_json
-from pld_core.strict import flatten, unflatten
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8)
 STORED = Path(__file__).parent / "results" / "distillation_data.json"
@@ -37,27 +35,10 @@ def variants() -> dict[str, dict[str, Any]]:
     return swept | {f"source-{source}": {"distill.data": source} for source in ("oracle", "base")}
 
 
-def varied(config: TrainConfig, name: str, settings: dict[str, Any]) -> TrainConfig:
-    changed = {"name": f"{config.run_name}-{name}", "report.videos": False, "fresh": False, **settings}
-    return from_dict(unflatten({**flatten(to_dict(config)), **changed}), source=name)
-
-
-def share(run: Path, folder: Path) -> None:
-    """Let a new run begin behind the learn stage of ``run``."""
-    files = ("checkpoints/specialist.ckpt", "checkpoints/base.vla", *(f"stages/{s}.json" for s in SHARED_STAGES))
-    for part in ("harvest", *files):
-        source, target = run / part, folder / part
-        if target.exists() or not source.exists():  # base.vla: only of a run that made its own
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
-
-
 def measure(run: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    config = varied(read_config(run), name, settings)
+    config = variant(run, f"{run.name}-{name}", settings, SHARED_STAGES)
     folder = run.parent / config.run_name
-    share(run, folder)
-    Pipeline.from_config(from_dict({**to_dict(config), "runs_dir": str(run.parent)})).train()
+    Pipeline.from_config(config).train()
     probed = json.loads((folder / "stages" / "probe.json").read_text())
     outcome = json.loads((folder / "eval.json").read_text())
     return {"probe": {k: v for k, v in probed.items() if k != "stage"}, "distilled": outcome["distilled"]}

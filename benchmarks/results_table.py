@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def cell(result: dict[str, Any] | None) -> str:
         return "-"
     low, high = (round(100 * bound) for bound in result["ci95"])
     ticks = result["mean_success_length"]
-    length = "" if ticks is None else f", {round(ticks)} ticks"
+    length = "" if ticks is None or math.isnan(ticks) else f", {round(ticks)} ticks"
     return f"{result['successes']}/{result['episodes']} ({low}-{high} %{length})"
 
 

@@ -114,6 +114,7 @@ class DistillConfig:
     data: SftData = "pld"  # probe data, oracle demonstrations, or the base's own successes
     imitate: Imitate = "specialist"  # of a probed episode: the specialist's ticks, or all, the base's start included
     runs: tuple[str, ...] = ()  # folders of further runs whose probe data are learnt too: one VLA* for many tasks
+    episodes: int | None = None  # so many of each run, the first probed; null: all
     mode: SftMode = "full"
     rank: int = 32  # of the LoRA matrices, with mode lora
     steps: int = 3000

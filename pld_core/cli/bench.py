@@ -58,10 +58,12 @@ of N ticks (280), on this machine, which should be idle; the last line is one JS
   steps_per_s_every_tick  ours, the same
   steps_per_s_training    ours, pictures where the policy plans: every fourth tick, as in the LIBERO presets
 Needs the extra libero: pip install 'pld[libero]'."""
+LIBERO_MISSING = "This needs LIBERO: pip install 'pld[libero]' (in a checkout: pip install -e '.[libero]')."
 LIMIT_S = 900
 HELP = """usage: pld bench [--json] [--quick] [--only NAME[,NAME]]
        pld bench ros [--seconds N | --run DIR] [--json]
        pld bench libero-speed [--task TASK] [--json]
+       pld bench libero [--suite SUITE] [--tasks N ...] [--parts PART ...]
 
 Measure this machine with the programs in benchmarks/ and store the result in benchmarks/results/.
 --json prints nothing but the JSON object. --quick only shows that all of them work: tiny sizes, nothing stored.
@@ -125,7 +127,7 @@ def run_ros(args: Sequence[str]) -> int:
     return 0
 
 
-def run_libero(args: Sequence[str]) -> int:
+def run_libero_speed(args: Sequence[str]) -> int:
     """``pld bench libero-speed``: takes minutes and needs an extra, so that it is none of PROGRAMS."""
     if "-h" in args or "--help" in args:
         print(LIBERO_HELP)
@@ -137,8 +139,7 @@ def run_libero(args: Sequence[str]) -> int:
         flags += [] if value is None else [flag, value]
     if rest:
         raise UnknownNameError("argument", rest[0], ("--task", "--ticks", "--json"), "See `pld bench libero-speed -h`.")
-    if importlib.util.find_spec("libero") is None:
-        raise ConfigError("This needs LIBERO: pip install 'pld[libero]' (in a checkout: pip install -e '.[libero]').")
+    _require_libero()
     found = measure(benchmarks_folder() / "libero_speed.py", LIBERO_KEYS, flags)
     if not quiet:
         for key in LIBERO_KEYS:
@@ -147,7 +148,23 @@ def run_libero(args: Sequence[str]) -> int:
     return 0
 
 
-APART: Mapping[str, Callable[[Sequence[str]], int]] = {"ros": run_ros, "libero-speed": run_libero}
+def run_libero(args: Sequence[str]) -> int:
+    """``pld bench libero``: hours of runs that show themselves; the program's own flags and exit status."""
+    if not {"-h", "--help"} & set(args):
+        _require_libero()
+    return subprocess.run([sys.executable, str(benchmarks_folder() / "libero_study.py"), *args], check=False).returncode
+
+
+def _require_libero() -> None:
+    if importlib.util.find_spec("libero") is None:
+        raise ConfigError(LIBERO_MISSING)
+
+
+APART: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "ros": run_ros,
+    "libero-speed": run_libero_speed,
+    "libero": run_libero,
+}
 
 
 def _seconds(flags: Sequence[str]) -> float:

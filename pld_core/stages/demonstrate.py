@@ -65,7 +65,7 @@ def demonstrations(
 def _episode(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | None) -> Episode:
     rng = np.random.default_rng(seed)
     if hasattr(environment, "image_every"):  # a picture of every tick is what a demonstration is for
-        environment.image_every = 1
+        environment.image_every = 1  # type: ignore[attr-defined]
     step, oracle = environment.reset(seed), environment.oracle()
     oracle.reset()
     steps, clean, executed = [step], [], []

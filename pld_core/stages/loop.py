@@ -181,7 +181,7 @@ def to_imitate(work: Workspace) -> list[Episode]:
     """
     config = work.config.distill
     others = [EpisodeStore(probe_folder(run), read_only=True) for run in config.runs]
-    episodes = [episode for store in (work.probe, *others) for episode in store]
+    episodes = [episode for store in (work.probe, *others) for episode in islice(store, config.episodes)]
     if config.data != "pld" or config.imitate == "all":
         return episodes
     taken_over = [(e, np.flatnonzero(e.source == RESIDUAL_TICK)) for e in episodes]

@@ -100,19 +100,7 @@ class Workspace:
     def base_path(self) -> Path:
         """Checkpoint of CompactVLA: made by this run, named by the user, or shipped."""
         own = self.folder / "checkpoints" / "base.vla"
-        if own.exists():
-            return own
-        given = self.config.base.checkpoint
-        if not given:
-            return shipped_base(self.config.base.head)
-        path = next((path for path in (shipped_checkpoint(given), Path(given)) if path.exists()), None)
-        if path is None:
-            shipped = ", ".join(sorted(path.stem for path in shipped_base("flow").parent.glob("*.vla")))
-            raise ConfigError(
-                f"There is no base checkpoint {given!r}. Give --base.checkpoint a path or one of {shipped}, or have "
-                "this run make its own with --from_scratch."
-            )
-        return path
+        return own if own.exists() else base_checkpoint(self.config)
 
     @property
     def distilled_path(self) -> Path:
@@ -239,6 +227,21 @@ class Workspace:
     def close(self) -> None:
         if "runner" in self.__dict__:
             self.runner.close()
+
+
+def base_checkpoint(config: TrainConfig) -> Path:
+    """Of CompactVLA, as ``base.checkpoint`` names it; ConfigError if it is not there."""
+    given = config.base.checkpoint
+    if not given:
+        return shipped_base(config.base.head)
+    path = next((path for path in (shipped_checkpoint(given), Path(given)) if path.exists()), None)
+    if path is None:
+        shipped = ", ".join(sorted(path.stem for path in shipped_base("flow").parent.glob("*.vla")))
+        raise ConfigError(
+            f"There is no base checkpoint {given!r}. Give --base.checkpoint a path or one of {shipped}, or have "
+            "this run make its own with --from_scratch."
+        )
+    return path
 
 
 def shipped_base(head: str) -> Path:
