@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from variants import variant
+from variants import share, variant
 
 from pld_core.api import Pipeline
 from pld_core.stages.report import write_report
@@ -36,8 +36,9 @@ def variants() -> dict[str, dict[str, Any]]:
 
 
 def measure(run: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    config = variant(run, f"{run.name}-{name}", settings, SHARED_STAGES)
+    config = variant(run, f"{run.name}-{name}", settings)
     folder = run.parent / config.run_name
+    share(run, folder, SHARED_STAGES)
     Pipeline.from_config(config).train()
     probed = json.loads((folder / "stages" / "probe.json").read_text())
     outcome = json.loads((folder / "eval.json").read_text())

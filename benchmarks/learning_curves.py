@@ -78,6 +78,7 @@ def draw(curves: Mapping[str, Sequence[Curve]], budget: int, path: Path) -> None
     axes.grid(alpha=0.3)
     axes.legend(title="mean, lowest and highest of (n) seeds", frameon=False)
     figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
 def main() -> None:

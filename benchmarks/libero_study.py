@@ -9,9 +9,11 @@ parts:
   together     one VLA* from the probes of all trained tasks, on those (seen) and on the suite's others (unseen)
   sources      the same from oracle demonstrations and from the base's own successes
   few_shot     the same from the first 5, 20 and 50 probes of each task
-Each part comes with its success rates over the official initial states; all found so far is in <out>/libero.json and
-libero.md, and the learning curves in curves.png. --minutes N begins nothing new after N minutes. --settings takes
-dotted settings over the preset, as in --settings learn.steps=80000. The last line is JSON.
+Success is over the official initial states, those that training starts from as well. All that was found so far is in
+<out>/libero.json and libero.md, learning curves are in curves-<task>.png. --minutes N begins nothing new after N
+minutes. --settings takes dotted settings over the suite's preset: base.checkpoint=PATH learn.steps=80000. Other
+settings, tasks or seeds want another --out. A run that fails is named and the others go on; exit status 1 then.
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -19,21 +21,25 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 from learning_curves import curve, draw, table
 from results_table import cell
-from variants import variant
+from variants import share, variant
 
 from pld_core import bring
 from pld_core.api import Pipeline
-from pld_core.config import TrainConfig, load_config
+from pld_core.config import TrainConfig, differing_keys, load_config
+from pld_core.errors import ConfigError, PLDError
 from pld_core.rewards import BinaryReward
+from pld_core.runlog import read_config
 from pld_core.stages.background import BackgroundRunner
 from pld_core.stages.evaluate import evaluate
 from pld_core.stages.runner import LocalRunner
@@ -42,6 +48,7 @@ from pld_core.stages.workspace import base_checkpoint
 from pld_core.statistics import SuccessRate
 from pld_core.storage import write_json
 from pld_core.vla.compact_vla import CompactVLA
+from pld_sim.libero.suites import SUITES, parse
 
 PARTS = ("base", "specialists", "baselines", "together", "sources", "few_shot")
 BASELINES: Mapping[str, Mapping[str, Any]] = {
@@ -51,7 +58,9 @@ BASELINES: Mapping[str, Mapping[str, Any]] = {
 }
 SOURCES = ("oracle", "base")  # of data for VLA*, beside PLD's probes
 FEW = (5, 20, 50)  # probes of each task
-TRAINED = ("base", "harvest", "learn")
+LEARNT = ("base", "harvest", "learn")
+PROBED = (*LEARNT, "probe")
+LAST_STAGE = {"train": "report", "learn": "learn", "probe": "probe", "distill": "distill"}  # of Pipeline's verbs
 
 
 @dataclass
@@ -65,118 +74,135 @@ class Study:
     seeds: Sequence[int]
     settings: Mapping[str, Any] = field(default_factory=dict)
     minutes: float = float("inf")
+    failures: dict[str, str] = field(default_factory=dict)  # by run
 
     def __post_init__(self) -> None:
         self._began = time.monotonic()
         self.config = load_config(self.preset, self.settings)
         self.base_path = base_checkpoint(self.config)
 
+    @cached_property
+    def base_version(self) -> str:
+        return CompactVLA.load(self.base_path).version
+
     @property
     def in_time(self) -> bool:
         return time.monotonic() - self._began < 60 * self.minutes
 
-    # -- runs ------------------------------------------------------------------------------------
-
-    def run_of(self, task: str, seed: int) -> Path:
-        return self.out / f"{_slug(task)}-seed{seed}"
+    # -- parts -----------------------------------------------------------------------------------
 
     def base(self) -> None:
         for task in self.suite:
-            self.evaluated(self.base_path, task)
+            self.evaluated("base", self.base_path, task)
 
     def specialists(self) -> None:
         for seed in self.seeds:
             for task in self.tasks:
-                if not self._done(self.run_of(task, seed), "report"):
-                    self._begin(lambda task=task, seed=seed: Pipeline(task, config=self._config(task, seed)).train())
+                own = {"task": task, "seed": seed, "name": self.run_of(task, seed).name, "runs_dir": str(self.out)}
+                self._run("train", load_config(self.preset, {**self.settings, **own}))
 
     def baselines(self) -> None:
         for seed in self.seeds:
             for task in self.tasks:
                 for algorithm, differing in BASELINES.items():
-                    run, name = self.run_of(task, seed), f"{_slug(task)}-{algorithm}-seed{seed}"
-                    if self._done(run, "harvest") and not self._done(self.out / name, "learn"):
+                    run = self.run_of(task, seed)
+                    if _is_done(run, "harvest"):
                         settings = {"learn.algorithm": algorithm, **differing}
-                        config = variant(run, name, settings, ("base", "harvest"))
-                        self._begin(Pipeline.from_config(config).learn)
+                        config = variant(run, self.run_of(task, seed, algorithm).name, settings)
+                        self._run("learn", config, run, LEARNT[:2])
 
     def together(self) -> None:
-        self._distill("together", {}, (*TRAINED, "probe"))
+        self._distill("together", {}, self._probed())
 
     def sources(self) -> None:
         for source in SOURCES:
-            self._distill(f"together-{source}", {"distill.data": source}, TRAINED)
+            found = []
+            for run in filter(None, self._probed()):
+                settings = {"distill.data": source}
+                found.append(self._run("probe", variant(run, f"{run.name}-{source}", settings), run, LEARNT))
+            self._distill(f"together-{source}", {"distill.data": source}, found)
 
     def few_shot(self) -> None:
         for episodes in FEW:
-            self._distill(f"together-{episodes}", {"distill.episodes": episodes}, (*TRAINED, "probe"))
+            self._distill(f"together-{episodes}", {"distill.episodes": episodes}, self._probed())
 
-    def _distill(self, name: str, settings: Mapping[str, Any], stages: Sequence[str]) -> None:
-        """One VLA* for all trained tasks, of the first seed, and its success on every task of the suite."""
-        runs = [self.run_of(task, self.seeds[0]) for task in self.tasks]
-        if not all(self._done(run, stages[-1]) for run in runs):
+    def _distill(self, name: str, settings: Mapping[str, Any], probed: Sequence[Path | None]) -> None:
+        """One VLA* from all ``probed`` runs, and its success on every task of the suite; nothing if one is missing."""
+        runs = [run for run in probed if run is not None]
+        if len(runs) < len(self.tasks):
             return
-        collected = runs
-        if "probe" not in stages:
-            configs = [variant(run, f"{run.name}-{name}", settings, stages) for run in runs]
-            collected = [self.out / config.run_name for config in configs]
-            for folder, config in zip(collected, configs, strict=True):
-                if not self._done(folder, "probe"):
-                    self._begin(Pipeline.from_config(config).probe)
-        if not all(self._done(run, "probe") for run in collected):
-            return
-        first, *others = collected
-        folder = self.out / name
-        more = {**settings, "distill.runs": tuple(map(str, others))}
-        config = variant(first, name, more, (*TRAINED, "probe"))
-        if not self._done(folder, "distill"):
-            self._begin(Pipeline.from_config(config).distill)
-        if self._done(folder, "distill"):
-            for task in self.suite:
-                self.evaluated(folder / "checkpoints" / "distilled.vla", task)
+        first, *others = runs
+        config = variant(first, name, {**settings, "distill.runs": tuple(map(str, others))})
+        folder = self._run("distill", config, first, PROBED)
+        for task in self.suite if folder else ():
+            self.evaluated(name, _distilled(folder), task)
 
-    def _config(self, task: str, seed: int) -> TrainConfig:
-        own = {"task": task, "seed": seed, "name": self.run_of(task, seed).name, "runs_dir": str(self.out)}
-        return load_config(self.preset, {**self.settings, **own})
+    # -- runs ------------------------------------------------------------------------------------
 
-    def _begin(self, run: Callable[[], Any]) -> None:
-        if self.in_time:
-            run()
+    def run_of(self, task: str, seed: int, algorithm: str = "") -> Path:
+        return self.out / "-".join(filter(None, (_slug(task), algorithm, f"seed{seed}")))
 
-    @staticmethod
-    def _done(run: Path, stage: str) -> bool:
-        return (run / "stages" / f"{stage}.json").exists()
+    def _probed(self) -> list[Path | None]:
+        """The runs of the first seed, None for those that have no probes."""
+        runs = (self.run_of(task, self.seeds[0]) for task in self.tasks)
+        return [run if _is_done(run, "probe") else None for run in runs]
+
+    def _run(
+        self, verb: str, config: TrainConfig, source: Path | None = None, shared: Sequence[str] = ()
+    ) -> Path | None:
+        """The run's folder once ``verb`` has been through; it runs here, behind ``shared`` stages of ``source``, if
+        there is time for it. None where it has not."""
+        folder, stage = self.out / config.run_name, LAST_STAGE[verb]
+        if _is_done(folder, stage):
+            self._require_same(folder, config)
+            return folder
+        if not self.in_time:
+            return None
+        try:
+            if source is not None:
+                share(source, folder, shared)
+            getattr(Pipeline.from_config(config), verb)()
+        except PLDError as error:
+            self.failures[folder.name] = str(error)
+            print(f"{folder.name} failed: {error}", flush=True)
+            return None
+        return folder
+
+    def _require_same(self, folder: Path, config: TrainConfig) -> None:
+        """Refuse results that other settings or another base have given."""
+        differing = differing_keys(read_config(folder), config)
+        began_with = (_json(folder / "stages" / "base.json") or {}).get("policy")
+        if differing or began_with != self.base_version:
+            what = ", ".join(f"{key} {old!r}, now {new!r}" for key, (old, new) in differing.items())
+            what = what or f"base {began_with}, now {self.base_version}"
+            raise ConfigError(f"{folder} was run with {what}. Give another --out, or remove that folder.")
 
     # -- evaluations -----------------------------------------------------------------------------
 
-    def evaluated(self, checkpoint: Path, task: str) -> None:
+    def evaluated(self, name: str, checkpoint: Path, task: str) -> None:
         """Success of a policy alone on the held-out seeds, kept under the policy's own version."""
         policy = CompactVLA.load(checkpoint)
         path = self._evaluation(policy.version, task)
         if path.exists() or not self.in_time:
             return
-        config = self.config
-        factory = bring.environment_factory(task)
+        config, factory = self.config, bring.environment_factory(task)
         runner = BackgroundRunner(lambda: LocalRunner(factory(config.lanes), policy, BinaryReward, config.replan_every))
         with contextlib.closing(runner):
             began = time.monotonic()
             found = evaluate(runner, task, test_seeds(config.evaluate.episodes))
-        print(f"{checkpoint.parent.parent.name} {task}: {cell(found.summary())}", flush=True)
+        print(f"{name}, {task}: {cell(found.summary())}", flush=True)
         write_json(path, {**found.summary(), "outcomes": found.outcomes, "seconds": round(time.monotonic() - began)})
 
     def _evaluation(self, version: str, task: str) -> Path:
-        return self.out / "evaluations" / version / f"{_slug(task)}-{self.config.evaluate.episodes}.json"
-
-    def _found(self, checkpoint: Path, task: str) -> dict[str, Any] | None:
-        if not checkpoint.exists():
-            return None
-        return _json(self._evaluation(CompactVLA.load(checkpoint).version, task))
+        episodes, replan_every = self.config.evaluate.episodes, self.config.replan_every
+        return self.out / "evaluations" / version / f"{_slug(task)}-{episodes}-replan{replan_every}.json"
 
     # -- tables ----------------------------------------------------------------------------------
 
     def report(self) -> dict[str, Any]:
         """All that was found so far; also written to ``out``."""
-        found = {"specialists": self._specialist_rows(), "suite": self._suite_rows(), "curves": self._curves()}
+        rows = {"specialists": self._specialist_rows(), "suite": self._suite_rows(), "curves": self._curves()}
+        found = {**rows, "failures": dict(self.failures)}
         write_json(self.out / "libero.json", found)
         (self.out / "libero.md").write_text("\n".join(_markdown(found)) + "\n")
         return found
@@ -196,27 +222,36 @@ class Study:
     def _suite_rows(self) -> list[dict[str, Any]]:
         policies = {"base": self.base_path}
         for name in ("together", *(f"together-{kind}" for kind in (*SOURCES, *FEW))):
-            policies[name] = self.out / name / "checkpoints" / "distilled.vla"
+            policies[name] = _distilled(self.out / name)
+        versions = {name: CompactVLA.load(path).version for name, path in policies.items() if path.exists()}
         return [
             {"policy": name, "task": task, "seen": task in self.tasks, **result}
-            for name, checkpoint in policies.items()
+            for name, version in versions.items()
             for task in self.suite
-            if (result := self._found(checkpoint, task)) is not None
+            if (result := _json(self._evaluation(version, task))) is not None
         ]
 
     def _curves(self) -> dict[str, Any]:
-        """Per task: success at the budget's end and steps to 95 %, one per seed; drawn in curves-<task>.png."""
+        """Per task and method: success at the budget's end and steps to 95 %, one per seed that has begun."""
         found = {}
         for task in self.tasks:
-            names = {"pld": "", **{name: f"-{name}" for name in BASELINES}}
-            runs = {n: [self.out / f"{_slug(task)}{part}-seed{s}" for s in self.seeds] for n, part in names.items()}
-            curves = {name: [c for run in each if len((c := curve(run))[0])] for name, each in runs.items()}
-            curves = {name: each for name, each in curves.items() if each}
+            curves = {}
+            for name in ("pld", *BASELINES):
+                runs = [self.run_of(task, seed, "" if name == "pld" else name) for seed in self.seeds]
+                if begun := [points for run in runs if len((points := curve(run))[0])]:
+                    curves[name] = begun
             if curves:
-                budget = self.config.learn.steps
-                draw(curves, budget, self.out / f"curves-{_slug(task)}.png")
-                found[task] = table(curves, budget)
+                draw(curves, self.config.learn.steps, self.out / f"curves-{_slug(task)}.png")
+                found[task] = table(curves, self.config.learn.steps)
         return found
+
+
+def _distilled(run: Path) -> Path:
+    return run / "checkpoints" / "distilled.vla"
+
+
+def _is_done(run: Path, stage: str) -> bool:
+    return (run / "stages" / f"{stage}.json").exists()
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -254,14 +289,37 @@ def _markdown(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], policy: str, seen: bool) -> str:
-    """Pooled over tasks, with the interval of the pooled count."""
-    chosen = [row for row in rows if row["policy"] == policy and row["seen"] == seen]
-    if not chosen:
+    """Pooled over tasks, with the interval of the pooled count; only where no task of the group is missing."""
+    group = {row["task"] for row in rows if row["seen"] == seen}
+    chosen = [row for row in rows if row["policy"] == policy and row["task"] in group]
+    if not chosen or len(chosen) < len(group):
         return "-"
     return str(SuccessRate(sum(row["successes"] for row in chosen), sum(row["episodes"] for row in chosen)))
 
 
-def main() -> None:
+def _parsed_settings(given: Sequence[str]) -> dict[str, Any]:
+    for setting in given:
+        if "=" not in setting:
+            raise ConfigError(f"--settings was given {setting!r}; write KEY=VALUE, as in learn.steps=80000.")
+    return {key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in given)}
+
+
+def run(args: argparse.Namespace) -> int:
+    tasks = [f"{args.suite}/{number}" for number in args.tasks]
+    for task in tasks:
+        parse(task)  # says what is wrong before hours have passed
+    suite = [f"{args.suite}/{number}" for number in range(SUITES[args.suite].tasks)]
+    settings = _parsed_settings(args.settings)
+    study = Study(args.out.absolute(), args.suite, tasks, suite, args.seeds, settings, args.minutes)
+    for part in PARTS:
+        if part in args.parts:
+            getattr(study, part)()
+            study.report()
+    print(json.dumps(study.report()))
+    return 1 if study.failures else 0
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(
         "pld bench libero", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -272,20 +330,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--out", type=Path, default=Path("runs/libero"))
     parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE")
-    args = parser.parse_args()
-    from pld_sim.libero.suites import SUITES
-
-    suite = [f"{args.suite}/{number}" for number in range(SUITES[args.suite].tasks)]
-    given = (setting.partition("=") for setting in args.settings)
-    settings = {key: yaml.safe_load(value) for key, _, value in given}
-    tasks = [f"{args.suite}/{number}" for number in args.tasks]
-    study = Study(args.out.absolute(), args.suite, tasks, suite, args.seeds, settings, args.minutes)
-    for part in PARTS:
-        if part in args.parts:
-            getattr(study, part)()
-            study.report()
-    print(json.dumps(study.report()))
+    try:
+        return run(parser.parse_args())
+    except PLDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -82,7 +82,9 @@ class LearnConfig:
     noise_ticks: int = 2  # ticks for which exploration keeps its noise
     jump_start: float = 0.3  # share of episodes that begin with base-driven ticks
     jump_start_max: float = 0.6  # longest base-driven start, as a share of the time limit
-    target_entropy: float | None = -3.5  # nats; null: the published value, minus the action size
+    target_entropy: (
+        float | None
+    ) = -3.5  # nats, over all entries that the residual moves; null: the published value, minus the action size
     residual_gripper: bool = False  # may the residual move the gripper of an arm?
     residual_rotation: bool = True  # may it turn the tool?
     initial_log_std: float = -1.0  # of the residual's Gaussian before tanh
@@ -114,7 +116,7 @@ class DistillConfig:
     data: SftData = "pld"  # probe data, oracle demonstrations, or the base's own successes
     imitate: Imitate = "specialist"  # of a probed episode: the specialist's ticks, or all, the base's start included
     runs: tuple[str, ...] = ()  # folders of further runs whose probe data are learnt too: one VLA* for many tasks
-    episodes: int | None = None  # so many of each run, the first probed; null: all
+    episodes: int | None = None  # so many of each run's probes, the first; null: all
     mode: SftMode = "full"
     rank: int = 32  # of the LoRA matrices, with mode lora
     steps: int = 3000

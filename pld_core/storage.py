@@ -7,9 +7,13 @@ import errno
 import json
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from pld_core.errors import StorageError
 
@@ -57,6 +61,26 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], Any]) -
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+class DamagedArchiveError(StorageError):
+    """The content of an archive of arrays is broken (and not merely unreadable at the moment)."""
+
+
+@contextlib.contextmanager
+def open_archive(path: Path) -> Iterator[Any]:
+    """``np.load`` of an ``.npz``, whose many ways to fail end in one error; the operating system's stay apart."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if not hasattr(arrays, "files"):
+                raise ValueError("not an archive")
+            yield arrays
+    except OSError as error:
+        if error.errno is not None:
+            raise StorageError(f"Cannot read {path}: {error.strerror}.") from error
+        raise DamagedArchiveError(f"{path} is damaged ({error}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedArchiveError(f"{path} is damaged ({error}).") from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pld_core.errors import StorageError
-from pld_core.storage import finite, write_atomic
+from pld_core.storage import DamagedArchiveError, finite, open_archive, write_atomic
 from pld_core.types import BASE_TICK, EXPERT_TICK, RESIDUAL_TICK, Episode, EpisodeSpec
 
 _COLUMNS = ("proprio", "state", "base_action", "residual", "action", "reward", "source", "intervention")
@@ -95,19 +94,8 @@ def _write_zip(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """``np.load`` whose many ways to fail end in one error; the operating system's stay apart."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if not hasattr(arrays, "files"):
-                raise ValueError("not an archive")
+        with open_archive(path) as arrays:
             yield arrays
-    except OSError as error:
-        if error.errno is not None:
-            raise StorageError(f"Cannot read {path}: {error.strerror}.") from error
-        raise _damaged(path, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> DamagedEpisodeError:
-    return DamagedEpisodeError(f"Episode file {path} is damaged ({error}); the other episodes are intact.")
+    except DamagedArchiveError as error:
+        raise DamagedEpisodeError(f"Episode file {error} The other episodes are intact.") from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +13,10 @@ from pathlib import Path
 from pld_core import bring
 from pld_core.config import TrainConfig
 from pld_core.data.episode_store import EpisodeStore
-from pld_core.errors import PLDError
+from pld_core.errors import ContractError
 from pld_core.interfaces import Environment
 from pld_core.stages.demonstrate import BurstNoise, demonstrate, demonstrations
+from pld_core.storage import DamagedArchiveError
 from pld_core.types import Episode
 from pld_core.vla.frames import GroundingFrames, collect_grounding_frames
 
@@ -37,8 +36,9 @@ class TaskData:
 class BaseData:
     """Collects what is not in ``folder`` yet, or is damaged there; what a killed predecessor finished is taken over.
 
-    Files are told apart by task, seed, lanes, number of frames and ticks between them; equal ones give equal data. A
-    change of the simulator or the expert is not noticed: then remove the folder.
+    Files are told apart by task, seed, lanes, number of frames and ticks between them; equal ones give equal frames.
+    A damaged demonstration is replaced by a later one. A change of the simulator or the expert is not noticed: then
+    remove the folder.
     """
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
@@ -68,11 +68,9 @@ class BaseData:
         """None where there are none, or none that can be read."""
         path = self._path(folder, name)
         try:
-            return GroundingFrames.load(path)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, PLDError) as damage:
-            warnings.warn(f"{path} is damaged ({damage}); its frames are collected again.", stacklevel=2)
+            return GroundingFrames.load(path) if path.exists() else None
+        except (DamagedArchiveError, ContractError) as damage:
+            warnings.warn(f"{damage} Its frames are collected again.", stacklevel=2)
             return None
 
     def _collect(

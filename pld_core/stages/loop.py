@@ -180,8 +180,11 @@ def to_imitate(work: Workspace) -> list[Episode]:
     holds VLA* back (docs/results.md has the difference).
     """
     config = work.config.distill
-    others = [EpisodeStore(probe_folder(run), read_only=True) for run in config.runs]
-    episodes = [episode for store in (work.probe, *others) for episode in islice(store, config.episodes)]
+    stores = [work.probe, *(EpisodeStore(probe_folder(run), read_only=True) for run in config.runs)]
+    for name, store in zip((work.folder, *config.runs), stores, strict=True):
+        if config.episodes is not None and len(store) < config.episodes:
+            raise ConfigError(f"distill.episodes is {config.episodes}, but {name} holds only {len(store)} probes.")
+    episodes = [episode for store in stores for episode in islice(store, config.episodes)]
     if config.data != "pld" or config.imitate == "all":
         return episodes
     taken_over = [(e, np.flatnonzero(e.source == RESIDUAL_TICK)) for e in episodes]
@@ -189,7 +192,8 @@ def to_imitate(work: Workspace) -> list[Episode]:
     if not parts:
         raise StageError(
             f"The base alone finished all {len(episodes)} probed episodes. Probe more (probe.episodes), give the "
-            "specialist more of them (a smaller probe.alpha), or learn all ticks (--distill.imitate all)."
+            "specialist more of them (a smaller probe.alpha), learn from more of them (distill.episodes), or learn all "
+            "ticks (--distill.imitate all)."
         )
     return parts
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pld_core.errors import ContractError
 from pld_core.interfaces import SimulatedEnvironment, begin_step
-from pld_core.storage import write_atomic
+from pld_core.storage import open_archive, write_atomic
 from pld_core.types import ActionSpec, Observation, TimeStep
 from pld_core.vla.model import GROUNDING_DIM
 
@@ -84,7 +84,8 @@ class GroundingFrames:
 
     @classmethod
     def load(cls, path: Path) -> GroundingFrames:
-        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
+        """What ``save`` wrote; DamagedArchiveError or ContractError for what cannot be that."""
+        with open_archive(path) as file:
             images = {name.removeprefix(_IMAGES): file[name] for name in file.files if name.startswith(_IMAGES)}
             instructions = tuple(map(str, file["instructions"]))
             return cls(images=images, instructions=instructions, **{name: file[name] for name in _ARRAYS})

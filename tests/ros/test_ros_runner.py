@@ -59,7 +59,7 @@ class Mute(Node):
         self.statuses = self.create_publisher(EpisodeStatus, topics.EPISODE, topics.EPISODES)
         self.statuses.publish(EpisodeStatus())
         self.create_timer(0.05, self._speak)
-        self.serves, self.loads, self.lost_answers = Marching.version, 0, 0
+        self.serves, self.loads, self.lost_answers, self.works = Marching.version, 0, 0, True
         loading = self.create_service(LoadPolicy, topics.LOAD_POLICY, self._load)
         send = loading.send_response
         loading.send_response = lambda *answer: send(*answer) if self.loads > self.lost_answers else None
@@ -75,7 +75,8 @@ class Mute(Node):
 
     def _load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
         self.loads += 1
-        self.serves = response.policy_version = Marching.version
+        if self.works or self.loads > self.lost_answers:
+            self.serves = response.policy_version = Marching.version
         response.ok = True
         return response
 
@@ -151,12 +152,16 @@ def runner(mute: Mute, link_addresses: dict[str, str], tmp_path: Path) -> Iterat
         runner.close()
 
 
-@pytest.mark.parametrize(("serves", "lost", "loads"), [(Marching.version, 0, 0), ("another", 0, 1), ("another", 1, 2)])
+@pytest.mark.parametrize(
+    ("serves", "lost", "works", "loads"),
+    [(Marching.version, 0, True, 0), ("another", 0, True, 1), ("another", 1, True, 1), ("another", 1, False, 2)],
+)
 def test_the_server_is_asked_until_its_answer_comes_but_not_for_what_it_serves(
-    mute: Mute, runner: RosRunner, monkeypatch: pytest.MonkeyPatch, serves: str, lost: int, loads: int
+    mute: Mute, runner: RosRunner, monkeypatch: pytest.MonkeyPatch, serves: str, lost: int, works: bool, loads: int
 ) -> None:
+    """works: the request whose answer is lost had its effect; it may itself have been lost."""
     monkeypatch.setattr(connection, "ACCEPT_S", 0.2)
-    mute.serves, mute.lost_answers = serves, lost
+    mute.serves, mute.lost_answers, mute.works = serves, lost, works
     until(lambda: runner._station.served_version() == serves)
     runner._station.load_policy("marching", Marching.version, runner._stopping)
     assert mute.loads == loads
@@ -168,7 +173,7 @@ def test_a_server_that_never_answers_ends_the_wait(
 ) -> None:
     monkeypatch.setattr(connection, "ACCEPT_S", 0.1)
     monkeypatch.setattr(connection, "ANSWER_S", 1.0)
-    mute.serves, mute.lost_answers = "another", 10**9
+    mute.serves, mute.lost_answers, mute.works = "another", 10**9, False
     until(lambda: runner._station.served_version() == "another")
     with pytest.raises(RobotUnavailableError, match="does not serve marching: no answer"):
         runner._station.load_policy("marching", Marching.version, runner._stopping)

@@ -150,7 +150,9 @@ class Connection:
         self._wait(lambda: self.served_version() != "", ACCEPT_S, stopping)
         if self.served_version() == version:  # as it was started: loading takes long and is not done twice
             return
-        answer = self._loaded(LoadPolicy.Request(policy=name), stopping)
+        answer = self._loaded(LoadPolicy.Request(policy=name), version, stopping)
+        if answer is None and self.served_version() == version:
+            return
         if answer is None or not answer.ok:
             raise RobotUnavailableError(
                 f"The VLA server does not serve {name}: {'no answer' if answer is None else answer.message}"
@@ -162,8 +164,11 @@ class Connection:
             )
         self._wait(lambda: self.served_version() == version, ANSWER_S, stopping)
 
-    def _loaded(self, request: LoadPolicy.Request, stopping: threading.Event) -> LoadPolicy.Response | None:
-        """The server's answer; None after ``ANSWER_S``. A server that speaks again has answered: then it was lost."""
+    def _loaded(
+        self, request: LoadPolicy.Request, version: str, stopping: threading.Event
+    ) -> LoadPolicy.Response | None:
+        """The server's answer. None after ``ANSWER_S``, or where it was lost and the server is heard to serve
+        ``version``: one that speaks again has answered, and is asked again if that is not what it serves."""
         deadline = time.monotonic() + ANSWER_S
         while (left := deadline - time.monotonic()) > 0.0:
             asked, answer = time.monotonic(), self._loads.call_async(request)
@@ -172,6 +177,8 @@ class Connection:
             if answer.done():
                 return answer.result()
             self._loads.remove_pending_request(answer)
+            if self.served_version() == version:
+                return None
         return None
 
     def _has_spoken_since(self, node: str, moment: float) -> bool:
