@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pld_core.api import Pipeline
 from pld_core.cli import bench
+from pld_core.errors import ConfigError, StageError
 
 sys.path.append(str(bench.benchmarks_folder()))
 import libero_study
+from libero_study import Study
 
 KEYS = {
     "env_steps_per_s", "vla_infer_ms", "tick_ms_p50", "tick_ms_p99", "critic_updates_per_s_features",
@@ -34,41 +39,97 @@ def test_the_real_benchmarks_deliver_every_key(capsys):
     assert sorted(folder.glob("*")) == stored, "quick figures measure nothing and must not be kept"
 
 
+TRAINED, UNSEEN = ("peg_insertion", "cube_pickup"), "gpu_insertion"
+POLICIES = ("base", "together", "together-oracle", "together-1")
+
+
+def study(out: Path, tasks: Sequence[str] = TRAINED, **settings: Any) -> Study:
+    """What `pld bench libero` does, at tiny sizes and on tasks that are quick."""
+    tiny = {"learn.steps": 100, "evaluate.episodes": 1, "distill.imitate": "all", **settings}
+    return Study(out, "debug", tasks, (*TRAINED, UNSEEN), [0], tiny)
+
+
+def carry_out(work: Study) -> dict[str, Any]:
+    for part in libero_study.PARTS:
+        getattr(work, part)()
+    return work.report()
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    out = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"BASELINES": {"rlpd": {}}, "SOURCES": ("oracle",), "FEW": (1,)}.items():
+            patch.setattr(libero_study, name, value)
+        early = study(out)
+        early.baselines()
+        early.together()
+        assert not any(early.report().values()), "nothing to start from"
+        yield out, carry_out(early)
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What runs, by name; nothing really does."""
+    calls: list[str] = []
+    for verb in libero_study.LAST_STAGE:
+        monkeypatch.setattr(Pipeline, verb, lambda self, verb=verb: calls.append(f"{verb} {self.config.run_name}"))
+
+    monkeypatch.setattr(libero_study, "evaluate", lambda *_: calls.append("evaluate"))
+    return calls
+
+
 @pytest.mark.slow
-def test_the_papers_tables_grow_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The study of `pld bench libero` at tiny sizes, on tasks that are quick."""
-    monkeypatch.setattr(libero_study, "BASELINES", {"rlpd": {}})
-    monkeypatch.setattr(libero_study, "SOURCES", ("oracle",))
-    monkeypatch.setattr(libero_study, "FEW", (1,))
-    tasks, suite = ["peg_insertion"], ["peg_insertion", "cube_pickup"]
-    study = libero_study.Study(tmp_path, "debug", tasks, suite, [0], {"learn.steps": 100, "evaluate.episodes": 2})
-    study.baselines()
-    study.together()
-    assert study.report() == {"specialists": [], "suite": [], "curves": {}}, "nothing to start from"
-    for part in libero_study.PARTS:
-        getattr(study, part)()
-    found = study.report()
-    assert json.loads((tmp_path / "libero.json").read_text()) == found
-    assert [(row["task"], row["seed"]) for row in found["specialists"]] == [("peg_insertion", 0)]
-    policies = ("base", "together", "together-oracle", "together-1")
+def test_the_papers_tables_grow_part_by_part(studied: tuple[Path, dict[str, Any]]) -> None:
+    out, found = studied
+    assert json.loads((out / "libero.json").read_text()) == found
+    assert [(row["task"], row["seed"]) for row in found["specialists"]] == [(task, 0) for task in TRAINED]
     rows = {(row["policy"], row["task"]): row for row in found["suite"]}
-    assert set(rows) == {(policy, task) for policy in policies for task in suite}
-    assert [rows["together", task]["seen"] for task in suite] == [True, False]
-    assert set(found["curves"]["peg_insertion"]) == {"pld", "rlpd"}
-    few = imitated(tmp_path / "together-1"), imitated(tmp_path / "together")
-    assert few == (1, 2)
-    table = (tmp_path / "libero.md").read_text()
-    assert "| cube_pickup | no |" in table
+    assert set(rows) == {(policy, task) for policy in POLICIES for task in (*TRAINED, UNSEEN)}
+    assert [rows["together", task]["seen"] for task in (*TRAINED, UNSEEN)] == [True, True, False]
+    assert {task: sorted(curves) for task, curves in found["curves"].items()} == {t: ["pld", "rlpd"] for t in TRAINED}
+    # Two probes of each of two tasks, or the first of each.
+    assert [imitated(out / name) for name in ("together", "together-oracle", "together-1")] == [4, 4, 2]
+    table = (out / "libero.md").read_text()
+    assert "| gpu_insertion | no |" in table
     assert "| all trained | |" in table
-    # Everything is there: nothing runs again, and what a kill left out would.
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.vla")}
-    again = libero_study.Study(
-        tmp_path, "debug", tasks, suite, [0], {"learn.steps": 100, "evaluate.episodes": 2}, minutes=0
-    )
-    for part in libero_study.PARTS:
-        getattr(again, part)()
-    assert again.report() == found
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.vla")} == before
+
+
+@pytest.mark.slow
+def test_only_what_a_kill_left_out_runs_again(studied: tuple[Path, dict[str, Any]], begun: list[str]) -> None:
+    out, found = studied
+    assert carry_out(study(out)) == found
+    assert begun == []
+    lost = out / "together" / "stages" / "distill.json"
+    mark = lost.read_bytes()
+    lost.unlink()
+    try:
+        study(out).together()
+    finally:
+        lost.write_bytes(mark)
+    assert begun == ["distill together"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", [{"learn.steps": 200}, {"tasks": TRAINED[::-1]}, {"tasks": TRAINED[:1]}])
+def test_results_of_another_study_are_not_taken_for_this_ones(
+    studied: tuple[Path, dict[str, Any]], begun: list[str], other: dict[str, Any]
+) -> None:
+    out, _ = studied
+    with pytest.raises(ConfigError, match="Give another --out"):
+        carry_out(study(out, **other))
+    assert begun == []
+
+
+@pytest.mark.slow
+def test_a_task_that_fails_does_not_end_the_study(tmp_path: Path, begun: list[str], monkeypatch: Any) -> None:
+    def fails(self: Pipeline) -> None:
+        raise StageError("the base never succeeds")
+
+    monkeypatch.setattr(Pipeline, "train", fails)
+    work = study(tmp_path)
+    work.specialists()
+    assert work.report()["failures"] == dict.fromkeys((f"{t}-seed0" for t in TRAINED), "the base never succeeds")
 
 
 def imitated(run: Path) -> int:

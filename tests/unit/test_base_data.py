@@ -83,6 +83,8 @@ def test_what_is_damaged_is_made_again(tmp_path: Path) -> None:
     sound = data.of("cube_pickup", 2)
     (frames,) = tmp_path.rglob("frames-*.npz")
     frames.write_bytes(frames.read_bytes()[:-200])
+    (held_out,) = tmp_path.rglob("held_out-*.npz")
+    held_out.write_bytes(b"")
     demonstration = sorted(tmp_path.rglob("episode-*.npz"))[0]
     demonstration.write_bytes(demonstration.read_bytes()[:-200])
     with pytest.warns(UserWarning, match="damaged"):

@@ -11,6 +11,7 @@ import pytest
 
 from pld_core.config import load_config
 from pld_core.errors import ConfigError
+from pld_core.stages.loop import to_imitate
 from pld_core.stages.pipeline import Pipeline
 from pld_core.stages.workspace import Workspace
 from pld_core.types import ActionSpec, ObservationSpec
@@ -65,3 +66,13 @@ def test_an_action_without_a_gripper_has_no_rotation_to_leave() -> None:
     assert ActionSpec(dim=7, gripper=None).rotation == ()
     assert ActionSpec(dim=4, gripper=3).rotation == ()
     assert ActionSpec().rotation == (3, 4, 5)
+
+
+def test_vla_star_learns_from_so_many_probes_of_each_run(tmp_path: Path) -> None:
+    work = SimpleNamespace(folder=tmp_path, probe=["first", "second"])
+    for episodes, learnt in ((None, ["first", "second"]), (1, ["first"])):
+        work.config = load_config("custom", {"distill.episodes": episodes, "distill.imitate": "all"})
+        assert to_imitate(work) == learnt  # type: ignore[arg-type]
+    work.config = load_config("custom", {"distill.episodes": 3})
+    with pytest.raises(ConfigError, match=r"distill.episodes is 3, but .* holds only 2"):
+        to_imitate(work)  # type: ignore[arg-type]
