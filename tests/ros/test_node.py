@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -45,6 +48,7 @@ def own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(node_module, "_asked_to_end", False)
     monkeypatch.setattr(node_module, "Spinner", lambda node: SimpleNamespace(close=lambda: None, fault=None))
     yield
+    faulthandler.cancel_dump_traceback_later()
     for number, handler in kept.items():
         signal.signal(number, handler)
 
@@ -62,3 +66,28 @@ def test_any_other_fault_of_a_node_is_shown() -> None:
 
     with pytest.raises(TypeError, match="Unable to convert"):
         run_node(lambda: Ending(broken))  # type: ignore[arg-type, return-value]
+
+
+HANGS = """
+import os, signal, sys, threading
+from pld_ros import node
+
+class Hanging:
+    is_only_one = False
+    def refuse_namesake(self): ...
+    def start(self): ...
+    def work(self): os.kill(os.getpid(), signal.SIGINT)
+    def close(self): signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); threading.Event().wait()
+    def say_goodbye(self): ...
+    def destroy_node(self): ...
+
+node.END_LIMIT_S = 1.0
+node.Spinner = lambda made: type("Spun", (), {"close": lambda self: None, "fault": None})()
+sys.exit(node.run_node(Hanging))
+"""
+
+
+def test_a_node_that_hangs_while_it_ends_shows_where_and_goes() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "in close" in done.stderr

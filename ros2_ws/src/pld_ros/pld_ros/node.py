@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ HEALTH_PERIOD_S = 0.2
 HEALTH_LOST_S = 1.0  # a node that was silent for so long counts as gone
 DIAGNOSTICS_PERIOD_S = 1.0
 END_AGAIN_S = 0.5
+END_LIMIT_S = 20.0  # for a node to end, whatever hangs; more than a launcher's patience
 DISCOVERY_S = 1.0  # how long a namesake has to show up
 RHYTHM_PRIORITY = 50  # SCHED_FIFO, of what keeps the arm's rhythm
 SENSE_PRIORITY = 40  # of what every tick waits for: cameras, policy, reward
@@ -219,6 +221,8 @@ class Spinner:
 def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, priority: int = 0) -> int:
     """``main`` of every node: exit status 0 after a signal, 2 with one clear line after a known error.
 
+    A process that has not ended ``END_LIMIT_S`` after a signal shows what its threads are at, and ends with status 1.
+
     A node with a method ``work()`` runs that on the main thread (it ends when ``rclpy.ok()`` does), its
     callbacks on another; any other node only answers callbacks. priority: SCHED_FIFO's, where the
     environment's PLD_REAL_TIME is 1.
@@ -265,6 +269,8 @@ class _Ended(BaseException):
 
 def _end(number: int, frame: Any) -> None:
     global _asked_to_end
+    if not _asked_to_end:  # a middleware that hangs while it closes hears no signal: show where, and go
+        faulthandler.dump_traceback_later(END_LIMIT_S, exit=True, file=sys.__stderr__)
     _asked_to_end = True
     signal.setitimer(signal.ITIMER_REAL, END_AGAIN_S)  # Python drops what is raised while a destructor runs
     raise _Ended
