@@ -270,7 +270,7 @@ class _Ended(BaseException):
 def _end(number: int, frame: Any) -> None:
     global _asked_to_end
     if not _asked_to_end:  # a middleware that hangs while it closes hears no signal: show where, and go
-        faulthandler.dump_traceback_later(END_LIMIT_S, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(END_LIMIT_S, exit=True, file=2)  # the descriptor: sys.stderr may be another
     _asked_to_end = True
     signal.setitimer(signal.ITIMER_REAL, END_AGAIN_S)  # Python drops what is raised while a destructor runs
     raise _Ended
