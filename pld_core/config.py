@@ -84,7 +84,7 @@ class LearnConfig:
     jump_start_max: float = 0.6  # longest base-driven start, as a share of the time limit
     target_entropy: (
         float | None
-    ) = -3.5  # nats, over all entries that the residual moves; null: the published value, minus the action size
+    ) = -3.5  # nats, sum over what the residual moves; null: published, minus the action size
     residual_gripper: bool = False  # may the residual move the gripper of an arm?
     residual_rotation: bool = True  # may it turn the tool?
     initial_log_std: float = -1.0  # of the residual's Gaussian before tanh

@@ -28,16 +28,8 @@ POSITIVE = frozenset(
     )
     + ("updates_per_step", "critic_updates_per_actor_update", "replay_capacity", "grad_clip", "critics", "rank")
     + ("initial_temperature", "calql_actions", "eval_episodes", "checkpoint_seconds", "video_size", "video_fps")
-    + (
-        "n_step",
-        "replan_every",
-        "round_episodes",
-        "grounding_every",
-        "grounding_frames",
-        "grounding_steps",
-        "gamma",
-        "tau",
-    )
+    + ("n_step", "replan_every", "round_episodes", "gamma", "tau")
+    + ("grounding_every", "grounding_frames", "grounding_steps")
 )
 NOT_NEGATIVE = frozenset(
     ("seed", "xi_ramp_steps", "warmup_episodes", "critic_warmup_steps", "min_temperature", "eval_every")

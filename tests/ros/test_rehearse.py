@@ -45,12 +45,11 @@ def test_the_oracle_lifts_the_cube_with_the_real_driver(tmp_path: Path, capfd: p
 
 def _is_load(reason: str) -> bool:
     """Whether it is what a machine that has no time for all of this says, and this machine has none."""
-    if os.getloadavg()[0] <= (os.cpu_count() or 1):
+    if os.getloadavg()[0] <= 2 * (os.cpu_count() or 1):
         return False
     known = (
         "too old", "too late for its period", "ticks were skipped", "no complete observation", "no time for the arm",
         "the arm has said nothing for", "no new frame for", "of its frames never came", "did not answer",
-        "no answer",
     )  # fmt: skip
     return any(words in reason for words in known)
 
