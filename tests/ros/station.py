@@ -19,7 +19,7 @@ import numpy as np
 from ear import PATIENCE_S, Ear, Heard
 from pld_msgs.action import RunEpisode
 from pld_msgs.msg import EpisodeStatus, PolicyStep, RobotState
-from pld_msgs.srv import Label
+from pld_msgs.srv import EStop, Label, Pause
 
 from pld_core.config import load_config
 from pld_core.types import ActionChunk, Episode, EpisodeSpec, Observation
@@ -100,6 +100,19 @@ class Station:
             self.children[name] = self._start(name, self._process(name, {**self._settings.get(name, {}), **settings}))
             self._expected.add(name)
 
+    def repair(self) -> None:
+        """Start what is dead, wake what is frozen, release what is pressed: one failing test shall fail alone."""
+        for name in self.nodes:
+            if self.children[name].has_ended():
+                self.start(name)
+            self.signal(name, signal.SIGCONT)
+        self.ready()
+        newest: RobotState = self.ear.states[-1].message
+        if newest.paused:
+            self.ear.ask(Pause, topics.OPERATOR_PAUSE, Pause.Request(paused=False))
+        if newest.mode == "stopped":
+            self.ear.ask(EStop, topics.OPERATOR_ESTOP, EStop.Request(stop=False))
+
     def second(self, name: str) -> Child:
         """Another process of the same node."""
         child = self._start(f"{name}-2", self._process(name, {}))
@@ -178,6 +191,24 @@ class Station:
                 return running
             self._blame_load(outcome.message.reason)
             running.data.result(PATIENCE_S)
+        raise AssertionError(f"the machine is too busy: {self._news()}")
+
+    def spoilt(self, do: Callable[[], float], undo: Callable[[], object], why: str) -> tuple[Running, float, Heard]:
+        """An episode that ended as ``why`` says, for what was done in its middle; when that was, and the end.
+
+        Where a busy machine ends it first, for a reason of its own, that is undone and the next one is ordered.
+        """
+        for _ in range(5):
+            running = self.running()
+            done = do()
+            outcome = self.ended(running)
+            reason = outcome.message.reason
+            if why in reason:
+                return running, done, outcome
+            self._blame_load(reason)
+            undo()
+            running.data.result(PATIENCE_S)
+            self.ready()
         raise AssertionError(f"the machine is too busy: {self._news()}")
 
     def _blame_load(self, reason: str) -> None:

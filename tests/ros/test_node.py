@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
+import rclpy
+from rclpy.signals import SignalHandlerOptions
 
+from pld_core.errors import ConfigError
 from pld_ros import node as node_module
-from pld_ros.node import run_node
+from pld_ros.node import PldNode, run_node
 
 
 class Ending:
@@ -91,3 +94,24 @@ def test_a_node_that_hangs_while_it_ends_shows_where_and_goes() -> None:
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "in close" in done.stderr
+
+
+def test_a_namesake_on_this_machine_is_refused_before_dds_tells_of_it(
+    domain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rclpy.init(domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
+    monkeypatch.setattr(PldNode, "get_node_names_and_namespaces", lambda self: [])
+    monkeypatch.setattr(node_module, "DISCOVERY_S", 0.0)
+    first, second, other = PldNode("arm"), PldNode("arm"), PldNode("other_arm")
+    try:
+        first.refuse_namesake()
+        other.refuse_namesake()
+        with pytest.raises(ConfigError, match="arm is running already"):
+            second.refuse_namesake()
+        first._claim.close()  # as when its process ends
+        second.refuse_namesake()
+    finally:
+        for node in (first, second, other):
+            node.destroy_node()
+            node._claim.close()
+        rclpy.shutdown()

@@ -30,7 +30,7 @@ def test_the_oracle_lifts_the_cube_with_the_real_driver(tmp_path: Path, capfd: p
         assert _is_load(why), printed.err
     if found["voided"]:
         pytest.skip(f"this machine cannot keep the rhythm of all nodes and the simulator: {why}")
-    assert (status, found["success"], found["voided"]) == (0, True, False)
+    assert (status, found["success"], found["voided"]) == (0, True, False), printed.err
     assert Path(found["video"]).stat().st_size > 1000
     (bag,) = [path.parent for path in run_dir.rglob("metadata.yaml")]
     episode = read_episode(bag)

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow
 
 DRIVER_S, TOLD_S = 0.15, 0.15  # until the driver knows, and from then until the graph does
 STARVED_S = 0.5  # of the controller
+TICK_S = 0.05
 FPS = 30
 
 
@@ -153,7 +154,10 @@ def test_what_the_operator_sees_when_the_arm_is_gone(
 
     outcome = station.ended(running)
     measured("arm gone: the episode is void", outcome.at - killed)
-    assert "reports a fault: the arm has said nothing" in outcome.message.reason
+    reason = outcome.message.reason
+    if outcome.at > told.at + TICK_S:  # else a busy machine may have voided it before the robot node could
+        assert "reports a fault: the arm has said nothing" in reason
+    assert "reports a fault: the arm has said nothing" in reason or station.is_load(reason)
     assert_kept(station, running)
     shown = station.wait(
         lambda: [heard for heard in diagnostics if "said nothing" in heard.message.message], "it shows"

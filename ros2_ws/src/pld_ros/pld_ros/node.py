@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import hashlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -31,7 +33,7 @@ HEALTH_LOST_S = 1.0  # a node that was silent for so long counts as gone
 DIAGNOSTICS_PERIOD_S = 1.0
 END_AGAIN_S = 0.5
 END_LIMIT_S = 20.0  # for a node to end, whatever hangs; more than a launcher's patience
-DISCOVERY_S = 1.0  # how long a namesake has to show up
+DISCOVERY_S = 1.0  # how long a namesake on another machine has to show up
 RHYTHM_PRIORITY = 50  # SCHED_FIFO, of what keeps the arm's rhythm
 SENSE_PRIORITY = 40  # of what every tick waits for: cameras, policy, reward
 
@@ -88,15 +90,27 @@ class PldNode(Node):
         self.version = self.version if version is None else version
 
     def refuse_namesake(self) -> None:
-        """Raise ConfigError if another node of this name is there already: two would fight for one arm."""
+        """Raise ConfigError if another node of this name is there already: two would fight for one arm.
+
+        One on this machine is found for certain, one elsewhere if DDS tells of it within ``DISCOVERY_S``.
+        """
+        name, domain = self.get_fully_qualified_name(), os.environ.get("ROS_DOMAIN_ID", "0")
+        running = ConfigError(
+            f"A node {name} is running already (ROS_DOMAIN_ID {domain}). Stop that one, or use another namespace or "
+            "domain."
+        )
+        digest = hashlib.sha256(f"{domain} {name}".encode()).hexdigest()  # names of sockets are short
+        self._claim = socket.socket(socket.AF_UNIX)  # the kernel frees it when this process ends, however that is
+        try:
+            self._claim.bind(f"\0pld-node-{digest}")
+        except OSError as taken:
+            self._claim.close()
+            raise running from taken
         deadline = time.monotonic() + DISCOVERY_S
         while time.monotonic() < deadline:
-            names = [f"{space.rstrip('/')}/{name}" for name, space in self.get_node_names_and_namespaces()]
-            if names.count(self.get_fully_qualified_name()) > 1:
-                raise ConfigError(
-                    f"A node {self.get_fully_qualified_name()} is running already (ROS_DOMAIN_ID "
-                    f"{os.environ.get('ROS_DOMAIN_ID', '0')}). Stop that one, or use another namespace or domain."
-                )
+            known = [f"{space.rstrip('/')}/{each}" for each, space in self.get_node_names_and_namespaces()]
+            if known.count(name) > 1:
+                raise running
             time.sleep(0.1)
 
     def start(self) -> None:
