@@ -22,6 +22,7 @@ VERBS: Mapping[str, str] = {
     "distill": "fine-tune the base VLA on them",
     "eval": "success rates of base, specialist and distilled VLA",
     "report": "write report.html of a run",
+    "serve": "a policy for others, over openpi's websocket protocol",
     "launch": "start a station's ROS nodes and the learner, and keep them running",
     "operator": "start, verdict, pause, emergency stop and driving by hand, for a running graph",
     "reward-train": "train a success classifier from labelled episodes",

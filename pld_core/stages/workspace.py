@@ -229,6 +229,11 @@ class Workspace:
             self.runner.close()
 
 
+def compact(path: str = "") -> CompactVLA:
+    """``compact``: the base that ships for the tabletop tasks; ``compact:PATH``: a checkpoint of CompactVLA."""
+    return CompactVLA.load(Path(path) if path else shipped_base("flow"))
+
+
 def base_checkpoint(config: TrainConfig) -> Path:
     """Of CompactVLA, as ``base.checkpoint`` names it; ConfigError if it is not there."""
     given = config.base.checkpoint

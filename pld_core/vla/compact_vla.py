@@ -56,6 +56,11 @@ class CompactVLA:
         return cls(shape, init_params(shape, jax.random.key(seed)), identity_stats(shape))
 
     @property
+    def cameras(self) -> dict[str, tuple[int, int]]:
+        """Height and width of each camera that it needs."""
+        return {name: (height, width) for name, height, width in self.shape.cameras}
+
+    @property
     def parameters(self) -> int:
         """Number of weights."""
         return parameter_count(self.params)

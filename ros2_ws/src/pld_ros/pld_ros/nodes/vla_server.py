@@ -14,13 +14,13 @@ from pld_msgs.msg import ActionChunk as ActionChunkMsg
 from pld_msgs.msg import ChunkRequest
 from pld_msgs.srv import LoadPolicy
 
+from pld_core import bring
 from pld_core.errors import PLDError
 from pld_core.interfaces import BasePolicy
 from pld_ros import topics
 from pld_ros.convert import chunk_msg, stamps_of
 from pld_ros.inputs import subscribe
 from pld_ros.node import SENSE_PRIORITY, PldNode, run_node
-from pld_ros.policies import load_policy
 
 _REMEMBERED = 32  # chunks kept for requests that come after a prefetch
 _POLL_S = 0.2
@@ -53,7 +53,7 @@ class VlaServer(PldNode):
         self.create_service(LoadPolicy, topics.LOAD_POLICY, self._load)
 
     def _loaded(self, name: str) -> BasePolicy:
-        policy = load_policy(name)
+        policy = bring.base_policy(name)
         self.set_ready(version=policy.version)
         return policy
 
@@ -73,7 +73,7 @@ class VlaServer(PldNode):
 
     def _load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
         try:
-            policy = load_policy(request.policy)
+            policy = bring.base_policy(request.policy)
         except PLDError as error:
             response.message = str(error)
             return response
