@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 PATIENCE_S = 120.0
 
@@ -22,10 +21,9 @@ class Served:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "pld_core.cli.main", "serve", *self._arguments, "--port", str(self.port)]
-        folder = str(Path(__file__).parent)
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": folder},
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         timer = threading.Timer(PATIENCE_S, self.process.kill)
         timer.start()

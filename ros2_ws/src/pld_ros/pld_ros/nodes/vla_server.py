@@ -95,7 +95,7 @@ class VlaServer(PldNode):
                 self._work.wait_for(lambda: self._requests or self._new_data, _POLL_S)
                 requests, self._requests = self._requests, []
                 self._new_data = False
-            for request in requests:
+            for request in requests[-1:]:  # the controller has gone on without answers to the others
                 self._answer(request)
             newest = self._buffer.newest() if self._prefetch else None
             if newest is not None and tuple(newest.items()) != last:
@@ -138,7 +138,9 @@ class VlaServer(PldNode):
             self._chunks.popitem(last=False)
 
     def diagnostics(self) -> dict[str, Any]:
-        return {"inference_ms": self._latency_ms, "policy_version": self._policy.version}
+        times = getattr(self._policy, "times", None)  # of a policy that another process serves
+        remote = {} if times is None else {f"remote_{name}": value for name, value in times.summary().items()}
+        return {"inference_ms": self._latency_ms, "policy_version": self._policy.version, **remote}
 
 
 def main(args: Sequence[str] | None = None) -> int:
