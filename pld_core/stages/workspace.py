@@ -50,11 +50,8 @@ class Workspace:
         factory = bring.environment_factory(self._objects.get("task", self.config.task))
         reward = bring.reward_factory(self._objects.get("reward", self.config.reward))
         looks = self.config.images_every_tick or self._wants_images
-        return BackgroundRunner(
-            lambda: LocalRunner(
-                factory(self.config.lanes), self.policy, reward, self.config.replan_every, residual, features, looks
-            )
-        )
+        settings = self.config.replan_every, residual, features, looks, self.config.probe.image_every
+        return BackgroundRunner(lambda: LocalRunner(factory(self.config.lanes), self.policy, reward, *settings))
 
     @property
     def judge(self) -> BackgroundRunner | None:
