@@ -98,8 +98,9 @@ class CompactVLA:
         mode: ``head``, ``full`` or ``lora``. options: fields of ``TrainConfig`` (steps, batch_size,
         learning_rate, warmup, weight_decay, ema, seed, ...). gripper: that of the ``ActionSpec``; it
         says how an arm rests after an episode's end. every: ticks from one that is learnt to the next.
-        state_path: where training state is saved and continued from. Normalisation statistics are taken from the first data seen and then kept, so
-        that weights keep their meaning; ``head`` never touches those that the features depend on.
+        state_path: where training state is saved and continued from. Normalisation statistics are taken from the
+        first data seen and then kept, so that weights keep their meaning; ``head`` never touches those that the
+        features depend on.
         """
         config = _train_config(options)
         data = tuning.make_dataset(episodes, self.shape, grounding_labels, gripper, every)
