@@ -21,6 +21,12 @@ class ServeConfig:
     port: int = 8000
     most: int = 16  # requests that are computed together, at most
 
+    def __post_init__(self) -> None:
+        if self.most < 1 or not 0 <= self.port <= 65535:
+            raise ConfigError(
+                f"--most is {self.most}, --port {self.port}; give 1 or more, and 0 (a free one) to 65535."
+            )
+
 
 def run(args: Sequence[str]) -> int:
     import tyro

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from pld_core.errors import ContractError
 from pld_core.serve.backends import Question
 from pld_core.types import ActionChunk
 
@@ -51,7 +52,10 @@ class Batcher:
 
     async def _answers(self, questions: Sequence[Question]) -> Sequence[Answer]:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, questions)
+            answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, questions)
+            if len(answers) != len(questions):
+                raise ContractError(f"The policy answered {len(answers)} of {len(questions)} observations.")
+            return answers
         except Exception as fault:  # a policy of anyone's may raise anything; the others are to be served on
             return [fault] * len(questions)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import socket
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +51,7 @@ class PolicyServer:
 
     async def _listen(self, host: str, port: int) -> Server:
         try:
-            # A client whose own policy loop blocks answers no pings: it is gone when its socket is.
+            # A client that blocks in its own loop answers no pings: it is gone when its machine is (_watch_over).
             return await serve(
                 self._converse, host, port, compression=None, max_size=MAX_BYTES, ping_interval=None,
                 process_request=_health,
@@ -63,6 +64,7 @@ class PolicyServer:
             await _refuse(client, f"{self._backend.lanes} clients are served already; no more are possible.")
             return
         lane = self._free.pop()
+        _watch_over(client)
         self._backend.reset(lane)
         try:
             await client.send(pack(self._metadata))
@@ -101,6 +103,15 @@ def _request(data: str | bytes) -> Mapping[str, Any]:
     if not isinstance(request, Mapping):
         raise ContractError(f"The request is {type(request).__name__}; valid is a map of the observation's keys.")
     return request
+
+
+def _watch_over(client: ServerConnection) -> None:
+    """A machine that has lost its power or network says no goodbye: have the kernel ask it, and free its lane."""
+    sock = client.transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, option):  # seconds, seconds, questions
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 async def _refuse(client: ServerConnection, why: str) -> None:

@@ -23,8 +23,9 @@ SPECIALIST_LANES = 16  # clients at once; each has the base's plan of its own
 
 def serve(config: ServeConfig) -> None:
     """Returns after SIGINT or SIGTERM."""
-    keys = load_keys(config.keys)
-    server = PolicyServer(backend(config), keys, config.most)
+    keys, served = load_keys(config.keys), backend(config)
+    keys.check(served.cameras)
+    server = PolicyServer(served, keys, config.most)
     asyncio.run(_until_signal(server, config.host, config.port))
 
 
@@ -45,8 +46,9 @@ def _specialist(run: FinishedRun) -> SpecialistBackend:
     if not run.specialist_path.exists():
         raise CheckpointError(f"{run.specialist_path} does not exist: the run has not learned yet.")
     version = specialist_version(run.policy.version, run.specialist_path.read_bytes())
-    controller = run.controller(SPECIALIST_LANES)
-    return SpecialistBackend(controller, run.specialist(), run.config.learn.xi_max, version, SPECIALIST_LANES)
+    cameras = {name: (size[0], size[1]) for name, size in run.environment.observation_spec.cameras.items()}
+    controller, xi = run.controller(SPECIALIST_LANES), run.config.learn.xi_max
+    return SpecialistBackend(controller, run.specialist(), xi, version, SPECIALIST_LANES, cameras)
 
 
 async def _until_signal(server: PolicyServer, host: str, port: int) -> None:

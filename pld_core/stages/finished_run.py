@@ -10,11 +10,12 @@ from typing import Any, cast
 
 from pld_core import bring
 from pld_core.config import TrainConfig
-from pld_core.control import ResidualController, SafetyLimits
+from pld_core.control import ResidualController, SafetyLimits, limits_of
 from pld_core.errors import CheckpointError
 from pld_core.interfaces import BasePolicy
 from pld_core.runlog import read_config
 from pld_core.stages.workspace import Workspace
+from pld_core.stations import load_robot
 
 
 class FinishedRun(Workspace):
@@ -34,6 +35,14 @@ class FinishedRun(Workspace):
     def environment(self) -> Any:  # type: ignore[override]  # nothing here steps it
         if self._world is not None:
             return self._world
+        if self.config.runner != "local":
+            station = load_robot(self.config.robot)
+            return SimpleNamespace(
+                task=self.config.task,
+                observation_spec=station.observation_spec,
+                action_spec=station.action_spec,
+                limits=limits_of(station),
+            )
         (environment,) = bring.environment_factory(self.config.task)(1)
         with contextlib.closing(environment):
             return SimpleNamespace(

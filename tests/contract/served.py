@@ -36,7 +36,7 @@ class Served:
         assert self.lines, "it said nothing"
         assert self.lines[-1].startswith("serving"), "".join(self.lines)
         self.port = int(self.lines[-1].rpartition(":")[2])
-        self._reader = threading.Thread(target=self._read)  # or it stops when the pipe is full
+        self._reader = threading.Thread(target=self._read, daemon=True)  # or it stops when the pipe is full
         self._reader.start()
 
     def _read(self) -> None:
@@ -47,6 +47,13 @@ class Served:
     @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
 
     def kill(self) -> None:
         self.process.kill()

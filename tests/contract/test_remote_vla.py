@@ -5,21 +5,23 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from served import Served
+from served import PATIENCE_S, Served
+from websockets.server import ServerProtocol
 from websockets.sync.server import ServerConnection, serve
 
 from pld_core import bring
-from pld_core.errors import ConfigError, ContractError
+from pld_core.errors import ConfigError, ContractError, PolicyUnavailableError
 from pld_core.types import Observation, ObservationSpec
 from pld_core.vla import CompactVLA, CompactVLAConfig
 from pld_core.vla.remote import RemoteVLA
 from pld_core.vla.remote.connection import PolicyServerError
+from pld_core.vla.remote.key_map import OwnKeys
 from pld_core.vla.remote.wire import pack, unpack
 from tests.contract.base_policy_contract import BasePolicyContract
 
@@ -41,9 +43,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(checkpoint: Path) -> Iterator[Served]:
-    served = Served("--policy", f"compact:{checkpoint}")
-    yield served
-    assert served.end() == 0
+    with Served("--policy", f"compact:{checkpoint}") as served:
+        yield served
+        assert served.end() == 0
 
 
 class TestContract(BasePolicyContract):
@@ -88,37 +90,37 @@ def test_an_error_ends_the_connection_and_not_the_policy(server: Served) -> None
 
 
 def test_a_server_that_is_killed_and_started_again_is_waited_for(checkpoint: Path) -> None:
-    served = Served("--policy", f"compact:{checkpoint}")
-    policy = RemoteVLA(served.url)
-    before = policy.infer([observation(0)])[0]
-    served.kill()
-    restarted = threading.Thread(target=served.start)
-    restarted.start()
-    after = policy.infer([observation(0)])[0]  # asked while nobody listens
-    restarted.join()
-    np.testing.assert_array_equal(before.actions, after.actions)
-    policy.close()
-    served.end()
+    with Served("--policy", f"compact:{checkpoint}") as served:
+        policy = RemoteVLA(served.url, deadline_s=PATIENCE_S)
+        before = policy.infer([observation(0)])[0]
+        served.kill()
+        restarted = threading.Thread(target=served.start, daemon=True)
+        restarted.start()
+        after = policy.infer([observation(0)])[0]  # asked while nobody listens
+        restarted.join()
+        np.testing.assert_array_equal(before.actions, after.actions)
+        policy.close()
 
 
 def test_a_server_that_comes_back_with_another_policy_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    served = Served("--policy", f"compact:{checkpoint}")
-    policy = RemoteVLA(served.url)
-    served.kill()
     other = tmp_path / "other.vla"
     CompactVLA.create(SPEC, 7, CompactVLAConfig(width=64, grounding_width=64), seed=4).save(other)
-    again = Served("--policy", f"compact:{other}", port=served.port)
-    with pytest.raises(PolicyServerError, match=f"before it was {policy.version}"):
-        policy.infer([observation(0)])
-    policy.close()
-    again.end()
+    with Served("--policy", f"compact:{checkpoint}") as served:
+        policy = RemoteVLA(served.url, deadline_s=PATIENCE_S)
+        served.kill()
+        with (
+            Served("--policy", f"compact:{other}", port=served.port),
+            pytest.raises(PolicyServerError, match=f"before it was {policy.version}"),
+        ):
+            policy.infer([observation(0)])
+        policy.close()
 
 
 def test_nobody_listens() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"ws://127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(PolicyServerError, match="Is it running"):
+    with pytest.raises(PolicyUnavailableError, match="Is it running"):
         RemoteVLA(url, connect_s=0.3)
 
 
@@ -151,6 +153,79 @@ def speaking() -> Iterator[Callable[[Handler], str]]:
         thread.join()
 
 
+def test_after_any_exception_nobody_gets_an_older_answer(speaking: Callable[[Handler], str]) -> None:
+    def handler(client: ServerConnection) -> None:
+        client.send(pack(METADATA))
+        for data in client:
+            client.send(pack({"actions": np.tile(unpack(data)["state"][:1], (2, 7)) / 10}))
+
+    class Interrupting(OwnKeys):
+        interrupts = True
+
+        def actions(self, answer: Mapping[str, Any]) -> np.ndarray:
+            if self.interrupts:
+                self.interrupts = False
+                raise KeyboardInterrupt
+            return super().actions(answer)
+
+    policy = RemoteVLA(speaking(handler), Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        policy.infer([observation(0), observation(1)])
+    seen = [observation(2), observation(3)]
+    for given, chunk in zip(seen, policy.infer(seen), strict=True):
+        assert chunk.actions[0, 0] == pytest.approx(np.float32(given.proprio[0]) / 10)
+    policy.close()
+
+
+def test_a_request_that_nobody_reads_ends_at_the_deadline() -> None:
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=greet_and_sleep, args=(listener, over), daemon=True)
+        thread.start()
+        policy = RemoteVLA(f"ws://127.0.0.1:{listener.getsockname()[1]}", deadline_s=0.5)
+        larger_than_any_buffer = {"front": np.zeros((4000, 4000, 3), np.uint8)}
+        with pytest.raises(PolicyUnavailableError):
+            policy.infer([Observation(larger_than_any_buffer, np.zeros(9, np.float32))])
+        over.set()
+        policy.close()
+        thread.join()
+
+
+def greet_and_sleep(listener: socket.socket, over: threading.Event) -> None:
+    """A server that is frozen after its metadata."""
+    connection, _ = listener.accept()
+    with connection:
+        protocol = ServerProtocol()
+        protocol.receive_data(connection.recv(65536))
+        (request,) = protocol.events_received()
+        protocol.send_response(protocol.accept(request))
+        protocol.send_binary(pack(METADATA))
+        for part in protocol.data_to_send():
+            connection.sendall(part)
+        over.wait(PATIENCE_S)
+
+
+def test_a_specialist_is_no_base_policy(speaking: Callable[[Handler], str]) -> None:
+    with pytest.raises(ConfigError, match="serves a specialist"):
+        RemoteVLA(speaking(lambda client: client.send(pack({**METADATA, "stateful": True}))))
+
+
+def test_a_server_that_breaks_off_each_time_is_asked_with_pauses(speaking: Callable[[Handler], str]) -> None:
+    connections: list[float] = []
+
+    def handler(client: ServerConnection) -> None:
+        connections.append(time.monotonic())
+        client.send(pack(METADATA))
+        client.recv()
+        client.close_socket()
+
+    policy = RemoteVLA(speaking(handler), deadline_s=1.0)
+    with pytest.raises(PolicyUnavailableError, match="No policy server answers"):
+        policy.infer([observation(0)])
+    assert len(connections) < 10
+    policy.close()
+
+
 def answering(answer: Any) -> Handler:
     def handler(client: ServerConnection) -> None:
         client.send(pack(METADATA))
@@ -165,6 +240,9 @@ def answering(answer: Any) -> Handler:
     [
         ({"actions": np.zeros((3, 7), np.float32)}, "3 actions; its action_horizon is 2"),
         ({"actions": np.full((2, 7), np.nan, np.float32)}, "actions of the server's answer"),
+        ({"actions": [[1, 2], [3]]}, "actions of the server's answer"),
+        ({"actions": np.full((2, 7), 1e300)}, "actions of the server's answer"),
+        ({"actions": {b"__npgeneric__": True, b"data": 300, b"dtype": "|i1"}}, "is not msgpack"),
         ({"actions": "none"}, "actions of the server's answer is 'none'"),
         ({"action": np.zeros((2, 7), np.float32)}, r"actions is missing; there is \['action'\]"),
         ([1, 2], "sent list"),
@@ -212,7 +290,7 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(speaking: C
             client.send(pack({"actions": np.tile(state[:1], (2, 7)) / 10}))
 
     policy = RemoteVLA(speaking(handler), deadline_s=0.5)
-    with pytest.raises(PolicyServerError, match="not answered in time"):
+    with pytest.raises(PolicyUnavailableError, match="not answered in time"):
         policy.infer([observation(0)])
     late.set()
     policy._deadline_s = 60.0

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from websockets.sync.client import connect
 
 from pld_core.control import ResidualController, SafetyLimits
-from pld_core.errors import ContractError
+from pld_core.errors import PolicyUnavailableError
 from pld_core.serve.backends import PolicyBackend, Question, SpecialistBackend
 from pld_core.serve.batcher import Batcher
 from pld_core.serve.server import PolicyServer
@@ -19,6 +21,7 @@ from pld_core.types import ActionChunk, ActionSpec, EpisodeSpec, Observation
 from pld_core.vla.remote import RemoteVLA
 from pld_core.vla.remote.connection import PolicyServerError
 from pld_core.vla.remote.key_map import OwnKeys
+from pld_core.vla.remote.wire import pack, unpack
 
 
 def observation(value: float) -> Observation:
@@ -33,24 +36,29 @@ class Echo:
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.gate: threading.Semaphore | None = None
+        self.computes = threading.Event()
+        self.lost = 0  # answers
 
     def infer(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        self.computes.set()
         if self.gate is not None:
             assert self.gate.acquire(timeout=60.0)
         self.batches.append(len(observations))
         values = [float(seen.proprio[0]) for seen in observations]
         if 0.5 in values:
-            raise ContractError("0.5 is not liked here.")
+            raise ValueError("0.5 is not liked here.")
         nothing = np.zeros(0, np.float32)
-        return [ActionChunk(np.full((3, 2), value, np.float32), nothing, self.version) for value in values]
+        chunks = [ActionChunk(np.full((3, 2), value, np.float32), nothing, self.version) for value in values]
+        return chunks[self.lost :]
 
 
 class Serving:
     """A server on a thread of this process."""
 
     def __init__(self, server: PolicyServer) -> None:
+        self.server = server
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(server),))
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(server),), daemon=True)
         self._known = threading.Event()
         self._thread.start()
         assert self._known.wait(60.0)
@@ -61,6 +69,13 @@ class Serving:
         self.url = f"ws://127.0.0.1:{await started}"
         self._known.set()
         await asyncio.wait([self._task])
+
+    @staticmethod
+    def wait_for(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60.0
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._task.cancel)
@@ -80,20 +95,46 @@ def serving(echo: Echo) -> Iterator[Serving]:
     serving.close()
 
 
-def test_who_waits_is_answered_together_and_nobody_gets_anothers_answer(serving: Serving, echo: Echo) -> None:
+def ask_together(serving: Serving, echo: Echo, values: Sequence[float]) -> list[Future[list[ActionChunk]]]:
+    """The answers to clients that all ask while the policy computes for another one."""
     echo.gate = threading.Semaphore(0)
-    policies = [RemoteVLA(serving.url) for _ in range(7)]
-    values = [0.1 * k for k in (-3, -2, -1, 0, 1, 2, 3)]
-    with ThreadPoolExecutor(7) as pool:
-        asked = [pool.submit(p.infer, [observation(v)]) for p, v in zip(policies, values, strict=True)]
+    with ThreadPoolExecutor(len(values) + 1) as pool:
+        policies = [RemoteVLA(serving.url) for _ in range(len(values) + 1)]
+        first = pool.submit(policies[-1].infer, [observation(0.0)])
+        assert echo.computes.wait(60.0)
+        asked = [pool.submit(p.infer, [observation(v)]) for p, v in zip(policies, values, strict=False)]
+        serving.wait_for(lambda: len(serving.server._batcher._waiting) == len(values))
         echo.gate.release(100)
-        answers = [future.result(60.0)[0] for future in asked]
-    for value, chunk in zip(values, answers, strict=True):
-        np.testing.assert_array_equal(chunk.actions, np.full((3, 2), value, np.float32))
-    assert sum(echo.batches) == 7
-    assert max(echo.batches) <= 4
+        assert first.result(60.0)
     for policy in policies:
         policy.close()
+    return asked
+
+
+def test_who_waits_is_answered_together_and_nobody_gets_anothers_answer(serving: Serving, echo: Echo) -> None:
+    values = [0.1, -0.2, 0.3, -0.4, 0.6, -0.7]
+    for value, answer in zip(values, ask_together(serving, echo, values), strict=True):
+        np.testing.assert_array_equal(answer.result()[0].actions, np.full((3, 2), value, np.float32))
+    assert echo.batches == [1, 4, 2]
+
+
+def test_one_clients_mistake_is_its_own(serving: Serving, echo: Echo) -> None:
+    values = [0.25, 0.5, 0.75]
+    good, bad, other = ask_together(serving, echo, values)
+    assert (good.result()[0].actions[0, 0], other.result()[0].actions[0, 0]) == (0.25, 0.75)
+    with pytest.raises(PolicyServerError, match="is not liked here"):
+        bad.result()
+    assert echo.batches == [1, 3, 1, 1, 1]
+
+
+def test_a_policy_that_answers_too_few_is_an_error_and_serves_on(serving: Serving, echo: Echo) -> None:
+    policy = RemoteVLA(serving.url)
+    echo.lost = 1
+    with pytest.raises(PolicyServerError, match="answered 0 chunks for 1"):
+        policy.infer([observation(0.25)])
+    echo.lost = 0
+    assert policy.infer([observation(0.25)])[0].actions[0, 0] == 0.25
+    policy.close()
 
 
 def test_what_waits_while_it_computes_is_its_next_batch(echo: Echo) -> None:
@@ -117,27 +158,15 @@ def test_what_waits_while_it_computes_is_its_next_batch(echo: Echo) -> None:
     assert echo.batches == [1, 3, 2]
 
 
-def test_one_clients_mistake_is_its_own(serving: Serving, echo: Echo) -> None:
-    good, bad = RemoteVLA(serving.url), RemoteVLA(serving.url)
-    echo.gate = threading.Semaphore(0)
-    with ThreadPoolExecutor(2) as pool:
-        asked, wrong = pool.submit(good.infer, [observation(0.25)]), pool.submit(bad.infer, [observation(0.5)])
-        echo.gate.release(100)
-        assert asked.result(60.0)[0].actions[0, 0] == 0.25
-        with pytest.raises(PolicyServerError, match="is not liked here"):
-            wrong.result(60.0)
-    assert bad.infer([observation(0.75)])[0].actions[0, 0] == 0.75
-    good.close()
-    bad.close()
-
-
 def test_more_clients_than_lanes(serving: Serving) -> None:
-    policy = RemoteVLA(serving.url, deadline_s=1.0)
-    with pytest.raises(PolicyServerError, match="8 clients are served already"):
-        policy.infer([observation(0.0)] * 9)
-    policy._deadline_s = 60.0
-    assert len(policy.infer([observation(0.0)] * 8)) == 8  # those that went have freed their lanes
-    policy.close()
+    many, late = RemoteVLA(serving.url), RemoteVLA(serving.url)
+    assert len(many.infer([observation(0.0)] * 7)) == 7  # the eighth lane is the other's
+    with pytest.raises(PolicyUnavailableError, match="8 clients are served already"):
+        RemoteVLA(serving.url, connect_s=0.3)
+    late.close()
+    again = RemoteVLA(serving.url)  # who goes frees a lane
+    again.close()
+    many.close()
 
 
 class Up:
@@ -152,16 +181,21 @@ def controller(echo: Echo, lanes: int) -> ResidualController:
 
 
 def test_a_specialist_does_each_tick_as_a_runner_would(echo: Echo) -> None:
-    backend = SpecialistBackend(controller(echo, 3), Up(), 0.5, "specialist", lanes=3)
-    serving = Serving(PolicyServer(backend, OwnKeys()))
-    ticks = {name: [0.1 * sign, 0.2 * sign, 0.3 * sign, -0.4 * sign] for name, sign in (("one", 1), ("two", -1))}
-    for name, values in ticks.items():  # two clients, one after the other on the same lane
-        alone = controller(Echo(), 1)
-        alone.reset(0, EpisodeSpec("reach", 0, "evaluate", t_base=0, xi=0.5))
-        policy = RemoteVLA(serving.url)
-        assert (policy.action_horizon, policy.version) == (1, "specialist")
-        for value in values:
-            served = policy.infer([observation(value)])[0].actions
-            np.testing.assert_array_equal(served, [alone.tick([0], [observation(value)], Up())[0].action], name)
-        policy.close()
-    serving.close()
+    """Three clients, each begins in the middle of the plan that the one before it has left on the lane."""
+    serving = Serving(PolicyServer(SpecialistBackend(controller(echo, 1), Up(), 0.5, "specialist", lanes=1), OwnKeys()))
+    try:
+        for values, resets in (([0.1, 0.2, 0.3], ()), ([-0.1, 0.2, -0.3], ()), ([0.4, 0.1, -0.2, 0.3], (1,))):
+            alone = controller(Echo(), 1)
+            with connect(serving.url, proxy=None) as client:
+                metadata = unpack(client.recv())
+                assert (metadata["action_horizon"], metadata["version"]) == (1, "specialist")
+                for tick, value in enumerate(values):
+                    if tick == 0 or tick in resets:
+                        alone.reset(0, EpisodeSpec("reach", 0, "evaluate", t_base=0, xi=0.5))
+                    pictures = {"images": {"unasked": np.zeros((2, 2, 3), np.uint8)}, "reset": tick in resets}
+                    client.send(pack({**OwnKeys().request(observation(value)), **pictures}))
+                    wanted = alone.tick([0], [observation(value)], Up())[0].action
+                    np.testing.assert_array_equal(unpack(client.recv())["actions"], [wanted])
+            serving.wait_for(lambda: serving.server._free == [0])
+    finally:
+        serving.close()

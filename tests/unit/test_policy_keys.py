@@ -71,6 +71,7 @@ def seen(**cameras: tuple[int, int]) -> Observation:
 ALOHA = KeyMap(
     {"images//cam_high": ImageKey("front", 32, 32, channels_first=True), "images//cam_left": ImageKey("left")},
     {"state//arm": (6, 2), "state//gripper": (7,)},
+    8,
     prompt="task",
     action="action",
     action_scale=(1.0, 2.0),
@@ -141,7 +142,7 @@ def test_a_wrong_picture_names_its_key(image: Any) -> None:
     ("observation", "complaint"),
     [
         (seen(front=(8, 8)), "No camera 'left' for images//cam_left"),
-        (Observation(seen(front=(8, 8), left=(8, 8)).images, np.zeros(7, np.float32)), "state//gripper wants entry 7"),
+        (Observation(seen(front=(8, 8), left=(8, 8)).images, np.zeros(7, np.float32)), r"written for .8,."),
     ],
 )
 def test_an_observation_that_lacks_something(observation: Observation, complaint: str) -> None:
@@ -183,17 +184,37 @@ def test_every_policy_file_that_ships_is_valid(name: str) -> None:
 
 def test_a_file_of_ones_own_and_what_is_wrong_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("keys: {images: {}, state: {state: null}}\napi_key_variable: PLD_TEST_KEY\n")
+    path.write_text("keys: {images: {}, state: {state: null}, proprio_dim: 3}\napi_key_variable: PLD_TEST_KEY\n")
     assert load_settings(str(path)).server == "ws://localhost:8000"
     monkeypatch.delenv("PLD_TEST_KEY", raising=False)
     with pytest.raises(ConfigError, match="PLD_TEST_KEY, which is not set"):
         bring.base_policy(f"openpi:{path}@ws://127.0.0.1:9")
     with pytest.raises(UnknownNameError, match="'libero'"):
         load_settings("libro")
-    path.write_text("keys: {images: {}, state: {}, scale: 3}\n")
+    path.write_text("keys: {images: {}, state: {}, proprio_dim: 3, scale: 3}\n")
     with pytest.raises(UnknownNameError, match=r"keys\.scale"):
         load_settings(str(path))
     with pytest.raises(ConfigError, match="action_scale has 2 entries"):
-        KeyMap({}, {}, action_scale=(1.0, 1.0), action_offset=(0.0,))
+        KeyMap({}, {}, 3, action_scale=(1.0, 1.0), action_offset=(0.0,))
     with pytest.raises(ConfigError, match="is 0"):
-        KeyMap({}, {}, action_scale=(1.0, 0.0))
+        KeyMap({}, {}, 3, action_scale=(1.0, 0.0))
+    with pytest.raises(ConfigError, match="valid are 0 to 2"):
+        KeyMap({}, {"state": (-1,)}, 3)
+    with pytest.raises(ConfigError, match="give both"):
+        ImageKey("front", height=4)
+    with pytest.raises(ConfigError, match=r"has the camera.s. top, the keys name front, left"):
+        ALOHA.check({"top": (4, 4), "left": (4, 4)})
+
+
+def test_padding_and_mirroring_are_undone() -> None:
+    key = ImageKey("front", 64, 64, mirror=True)
+    picture = np.zeros((24, 32, 3), np.uint8)
+    picture[:, :16] = 200
+    written = key.write(picture)
+    assert (written[:8] == 0).all()
+    assert written[32, 60, 0] == 200
+    assert written[32, 3, 0] == 0
+    again = key.read("k", written, (24, 32))
+    assert again.shape == (24, 32, 3)
+    np.testing.assert_array_equal(again[:, :14], picture[:, :14])
+    np.testing.assert_array_equal(again[:, 18:], picture[:, 18:])

@@ -28,6 +28,10 @@ class Keys(Protocol):
         """For a policy with these cameras; raises ContractError that names the key which is missing or wrong."""
         ...
 
+    def check(self, cameras: Sizes) -> None:
+        """Raises ConfigError where requests can never have what a policy with these cameras needs."""
+        ...
+
     def answer(self, chunk: ActionChunk) -> dict[str, Any]: ...
 
     def actions(self, answer: Mapping[str, Any]) -> np.ndarray:
@@ -39,21 +43,32 @@ class Keys(Protocol):
 class ImageKey:
     """One of our cameras as a policy wants it: ``[height, width, 3]``, or ``[3, height, width]``, always uint8 RGB.
 
-    Without a size it goes as it is. pad: black borders keep its shape; stretch: they do not exist.
+    Without a size it goes as it is. pad: black borders keep its shape; stretch: there are none. mirror: left and right
+    change places.
     """
 
     camera: str
     height: int | None = None
     width: int | None = None
     fit: Literal["pad", "stretch"] = "pad"
+    mirror: bool = False
     channels_first: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.height is None) != (self.width is None) or min(self.height or 1, self.width or 1) < 1:
+            raise ConfigError(
+                f"The picture of {self.camera!r} has height {self.height} and width {self.width}; give both, from 1 "
+                "on, or neither."
+            )
 
     def write(self, image: np.ndarray) -> np.ndarray:
         if self.height and self.width and image.shape[:2] != (self.height, self.width):
             image = resized(image, self.height, self.width, self.fit)
-        return np.ascontiguousarray(image.transpose(2, 0, 1)) if self.channels_first else image
+        image = image[:, ::-1] if self.mirror else image
+        return np.ascontiguousarray(image.transpose(2, 0, 1) if self.channels_first else image)
 
-    def read(self, key: str, image: Any) -> np.ndarray:
+    def read(self, key: str, image: Any, size: tuple[int, int] | None = None) -> np.ndarray:
+        """What ``write`` made of one of our pictures, ``[height, width, 3]``; of ``size``, where that is known."""
         axis = 0 if self.channels_first else -1
         if not isinstance(image, np.ndarray) or image.ndim != 3 or image.dtype != np.uint8 or image.shape[axis] != 3:
             shape = "[3, height, width]" if self.channels_first else "[height, width, 3]"
@@ -61,18 +76,23 @@ class ImageKey:
         picture = image.transpose(1, 2, 0) if self.channels_first else image
         if self.height and self.width and picture.shape[:2] != (self.height, self.width):
             raise ContractError(f"{key} is {_described(image)}; valid are {self.height} x {self.width} pixels.")
-        return picture
+        picture = picture[:, ::-1] if self.mirror else picture
+        if size is None or picture.shape[:2] == size:
+            return picture
+        return resized(without_borders(picture, size) if self.fit == "pad" else picture, *size, "stretch")
 
 
 @dataclass(frozen=True)
 class KeyMap:
-    """images: by key; state: entries of our proprioception by key (null: all of them), in that order.
+    """images: by key; state: entries of our proprioception by key (null: all of them), in that order; proprio_dim: how
+    many entries ours has.
 
     Ours is ``scale * theirs + offset`` for each entry of an action, cut to [-1, 1]; empty: the same. Implements Keys.
     """
 
     images: Mapping[str, ImageKey]
     state: Mapping[str, tuple[int, ...] | None]
+    proprio_dim: int
     prompt: str = "prompt"
     action: str = "actions"
     action_scale: tuple[float, ...] = ()
@@ -82,6 +102,12 @@ class KeyMap:
         scale, offset = self.action_scale, self.action_offset
         if len(scale) != len(offset) and scale and offset:
             raise ConfigError(f"action_scale has {len(scale)} entries and action_offset {len(offset)}; give as many.")
+        for key, entries in self.state.items():
+            if entries is not None and not all(0 <= entry < self.proprio_dim for entry in entries):
+                raise ConfigError(
+                    f"state {key} takes entries {list(entries)} of a proprio of {self.proprio_dim}; valid are 0 to "
+                    f"{self.proprio_dim - 1}."
+                )
         if 0.0 in scale:
             raise ConfigError("An entry of action_scale is 0, so that nothing of the policy's action would be left.")
 
@@ -95,34 +121,40 @@ class KeyMap:
                 )
             _put(message, key, wanted.write(_picture(wanted.camera, observation.images[wanted.camera])))
         proprio = finite_proprio(observation)
+        if proprio.shape != (self.proprio_dim,):
+            raise ContractError(
+                f"The proprio has shape {proprio.shape}; the policy's keys are written for ({self.proprio_dim},), "
+                "their proprio_dim. Give a file that fits this robot."
+            )
         for key, entries in self.state.items():
-            if entries is not None and max(entries, default=0) >= len(proprio):
-                raise ContractError(
-                    f"{key} wants entry {max(entries)} of a proprio of shape {proprio.shape}. Correct state in the "
-                    "policy's keys."
-                )
             _put(message, key, proprio if entries is None else proprio[list(entries)])
         _put(message, self.prompt, observation.instruction)
         return message
 
     def observation(self, request: Mapping[str, Any], cameras: Sizes) -> Observation:
-        images = {wanted.camera: wanted.read(key, _get(request, key)) for key, wanted in self.images.items()}
-        for name, (height, width) in cameras.items():
-            if name in images and images[name].shape[:2] != (height, width):  # clients send what a large VLA wants
-                images[name] = resized(images[name], height, width, "stretch")
+        images = {
+            wanted.camera: wanted.read(key, _get(request, key), cameras.get(wanted.camera))
+            for key, wanted in self.images.items()
+        }
         return Observation(images, self._proprio(request), _text(request, self.prompt))
 
     def _proprio(self, request: Mapping[str, Any]) -> np.ndarray:
-        parts = {key: numbers(key, _get(request, key)) for key in self.state}
-        if None in self.state.values() and len(parts) == 1:
-            return next(iter(parts.values()))
-        size = 1 + max((entry for entries in self.state.values() for entry in entries or ()), default=-1)
-        proprio = np.zeros(size, np.float32)
+        proprio = np.zeros(self.proprio_dim, np.float32)
         for key, entries in self.state.items():
-            if len(parts[key]) != len(entries or ()):
-                raise ContractError(f"{key} has {len(parts[key])} numbers; {len(entries or ())} are valid.")
-            proprio[list(entries or ())] = parts[key]
+            given = numbers(key, _get(request, key))
+            size = self.proprio_dim if entries is None else len(entries)
+            if len(given) != size:
+                raise ContractError(f"{key} has {len(given)} numbers; {size} are valid.")
+            proprio[slice(None) if entries is None else list(entries)] = given
         return proprio
+
+    def check(self, cameras: Sizes) -> None:
+        named = {wanted.camera for wanted in self.images.values()}
+        if missing := sorted(set(cameras) - named):
+            raise ConfigError(
+                f"The policy has the camera(s) {', '.join(missing)}, the keys name {', '.join(sorted(named)) or 'none'}. "
+                "Give --keys that fit it."
+            )
 
     def answer(self, chunk: ActionChunk) -> dict[str, Any]:
         scale, offset = self._affine(chunk.actions.shape[1])
@@ -163,6 +195,9 @@ class OwnKeys:
         images = {name: key.read(_own(name), _get(request, _own(name))) for name, key in wanted.items()}
         return Observation(images, numbers("state", _get(request, "state")), _text(request, "prompt"))
 
+    def check(self, cameras: Sizes) -> None:
+        """A client's cameras have the policy's names."""
+
     def answer(self, chunk: ActionChunk) -> dict[str, Any]:
         return {"actions": chunk.actions, "features": chunk.features}
 
@@ -183,19 +218,44 @@ def finite_proprio(observation: Observation) -> np.ndarray:
 
 def numbers(key: str, value: Any) -> np.ndarray:
     """float32 ``[N]``; a single number is one of length 1."""
-    array = np.atleast_1d(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic, float, int, list)) else None
-    if array is None or array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+    array = _float32(value)
+    array = array[None] if array is not None and array.ndim == 0 else array
+    if array is None or array.ndim != 1:
         raise ContractError(f"{key} is {_described(value)}; valid are finite numbers, float32 [N].")
-    return array.astype(np.float32)
+    return array
 
 
 def chunk_of(key: str, value: Any) -> np.ndarray:
     """Actions float32 ``[H, A]`` of an answer; one action is a chunk of length 1."""
-    array = np.asarray(value) if isinstance(value, (np.ndarray, list)) else np.zeros(0)
-    array = array[None] if array.ndim == 1 else array
-    if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+    array = _float32(value)
+    array = array[None] if array is not None and array.ndim == 1 else array
+    if array is None or array.ndim != 2 or array.size == 0:
         raise ContractError(f"{key} of the server's answer is {_described(value)}; valid are finite actions [H, A].")
-    return array.astype(np.float32)
+    return array
+
+
+def _float32(value: Any) -> np.ndarray | None:
+    """None for what is no array of numbers, or none that is finite as float32."""
+    if not isinstance(value, (np.ndarray, np.generic, float, int, list)):
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError:  # of lists of different lengths
+        return None
+    if array.dtype.kind not in "iuf":
+        return None
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    return array if np.isfinite(array).all() else None
+
+
+def without_borders(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What is left of a padded picture of a camera of ``size`` when its black borders are cut off."""
+    height, width = image.shape[:2]
+    ratio = min(height / size[0], width / size[1])
+    inner = round(size[0] * ratio), round(size[1] * ratio)
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    return np.ascontiguousarray(image[top : top + inner[0], left : left + inner[1]])
 
 
 def resized(image: np.ndarray, height: int, width: int, fit: str) -> np.ndarray:

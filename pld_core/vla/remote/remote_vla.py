@@ -16,6 +16,7 @@ from pld_core.vla.remote.connection import Connection, PolicyServerError
 from pld_core.vla.remote.key_map import Keys, OwnKeys, numbers
 from pld_core.vla.remote.wire import pack
 
+STATEFUL = "stateful"  # in a server's metadata: its answers depend on the connection's earlier requests
 _REMEMBERED = 1000  # requests that the times are taken from
 
 
@@ -27,7 +28,8 @@ class RemoteVLA:
     keys: how the server names what it wants; action_horizon, version: where its metadata do not say them. The version
     of a server that says none is a hash of its metadata and keys: give one that changes with the weights.
     deadline_s: for a whole ``infer``, reconnections included; connect_s: for the first connection.
-    Raises PolicyServerError where it passes, ContractError where the server has another policy than before.
+    Raises PolicyUnavailableError where it passes, PolicyServerError where the server answers with an error or has
+    another policy than before.
     """
 
     def __init__(
@@ -47,6 +49,11 @@ class RemoteVLA:
         self._given_version, self.version = version, ""
         self._connections = [Connection(url, self._headers, self._check)]
         metadata = self._connections[0].metadata(time.monotonic() + connect_s)
+        if metadata.get(STATEFUL):
+            raise ConfigError(
+                f"{url} serves a specialist, which remembers what each connection did before: no base policy. Serve "
+                "the base it corrects, or VLA*."
+            )
         self.version = self._version(metadata)
         self.action_horizon = _size(action_horizon or metadata.get("action_horizon"), "action_horizon", url)
         self.feature_dim = _size(metadata.get("feature_dim", 0), "feature_dim", url, least=0)
@@ -64,7 +71,7 @@ class RemoteVLA:
             for (connection, _), request in zip(asked, requests, strict=True):
                 connection.send(request, deadline)
             return [self._chunk(connection.receive(deadline), seen, began) for connection, seen in asked]
-        except ContractError:
+        except BaseException:
             for connection, _ in asked:  # the others' answers are on their way: nobody may take them for later ones
                 connection.close()
             raise

@@ -36,7 +36,7 @@ def unpack(data: bytes) -> Any:
         return msgpack.unpackb(data, object_hook=_array, timestamp=1)
     except WireError:
         raise
-    except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         reason = str(error) or type(error).__name__
         raise WireError(f"A message of {len(data)} bytes is not msgpack as openpi writes it: {reason}.") from error
 
