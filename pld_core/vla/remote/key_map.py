@@ -149,10 +149,10 @@ class KeyMap:
         return proprio
 
     def check(self, cameras: Sizes) -> None:
-        named = {wanted.camera for wanted in self.images.values()}
-        if missing := sorted(set(cameras) - named):
+        named = sorted(wanted.camera for wanted in self.images.values())
+        if missing := sorted(set(cameras) - set(named)):
             raise ConfigError(
-                f"The policy has the camera(s) {', '.join(missing)}, the keys name {', '.join(sorted(named)) or 'none'}. "
+                f"The policy has the camera(s) {', '.join(missing)}, the keys name {', '.join(named) or 'none'}. "
                 "Give --keys that fit it."
             )
 
