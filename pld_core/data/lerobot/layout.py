@@ -59,11 +59,11 @@ def read_info(folder: Path) -> dict[str, Any]:
     """info.json. Raises ConfigError where there is no dataset, or one of a version that nobody here knows."""
     path = folder / INFO
     if not path.is_file():
-        raise ConfigError(f"{folder} holds no LeRobot dataset: {INFO} is missing. Give the folder that has meta/ in it.")
+        raise ConfigError(f"{folder} holds no LeRobot dataset: it has no {INFO}. Give the folder that has meta/ in it.")
     info = read_json(path)
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version not in (V30, V21):
-        raise ConfigError(f"{path} says version {version!r}; {V30} and {V21} can be read. Convert it with lerobot first.")
+        raise ConfigError(f"{path} says version {version!r}; {V30} and {V21} can be read. Convert it with lerobot.")
     for key in ("fps", "features", "total_episodes", "total_frames", "data_path"):
         if key not in info:
             raise DamagedDatasetError(f"{path} lacks {key!r}. Copy the dataset again, or export again.")

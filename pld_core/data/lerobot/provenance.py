@@ -60,7 +60,9 @@ def restore(
 
     source: what the message names if a key is missing (ContractError), as in a dataset that PLD did not write.
     """
-    lacking = sorted({key for key in SCHEMA if key not in described} | {k for k in COLUMN_OF.values() if k not in columns})
+    lacking = sorted(
+        {key for key in SCHEMA if key not in described} | {k for k in COLUMN_OF.values() if k not in columns}
+    )
     if lacking:
         raise ContractError(
             f"{source} lacks {', '.join(lacking)}. `pld import` reads what `pld export` wrote: other datasets do not say "

@@ -55,8 +55,7 @@ class LeRobotReader:
         for entry in self._entries[: len(self)]:
             columns = self._columns(entry)
             images = {
-                key.removeprefix(CAMERA_PREFIX): self._pictures(entry, key)
-                for key in video_keys(self.info["features"])
+                key.removeprefix(CAMERA_PREFIX): self._pictures(entry, key) for key in video_keys(self.info["features"])
             }
             yield restore(entry.record, columns, images, f"{entry.source} or {entry.data}")
 
