@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -180,7 +179,7 @@ def _spec(config: ExportConfig, run: TrainConfig | None) -> DatasetSpec:
 
     settings: dict[str, Any] = {"units": config.units, "codec": config.codec}
     known = None
-    if run is not None and not re.match("<", str(run.task)):
+    if run is not None and not run.task.startswith("<"):
         known = _of_run(run)
     if known is None and (config.fps is None or config.units == "metric"):
         raise ConfigError(

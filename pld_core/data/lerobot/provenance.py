@@ -60,15 +60,13 @@ def restore(
 
     source: what the message names if a key is missing (ContractError), as in a dataset that PLD did not write.
     """
-    lacking = sorted(
-        {key for key in SCHEMA if key not in described} | {k for k in COLUMN_OF.values() if k not in columns}
-    )
+    lacking = sorted((set(SCHEMA) - set(described)) | (set(COLUMN_OF.values()) - set(columns)))
     if lacking:
         raise ContractError(
-            f"{source} lacks {', '.join(lacking)}. `pld import` reads what `pld export` wrote: other datasets do not say "
-            "what the base proposed, who acted and how it ended."
+            f"{source} lacks {', '.join(lacking)}. `pld import` reads what `pld export` wrote: other datasets do not "
+            "say what the base proposed, who acted and how it ended."
         )
-    arrays = {name: columns[key] for name, key in COLUMN_OF.items()}
+    arrays: dict[str, Any] = {name: columns[key] for name, key in COLUMN_OF.items()}
     arrays["action"] = columns.get(NORMALISED, arrays["action"])
     for name in _CLOSING:
         closing = np.asarray(described[f"pld/closing.{name}"], np.float32)

@@ -99,7 +99,7 @@ class _Shard:
     def append(self, rows: pa.Table, limit: int) -> int:
         number = self.number_for(limit)
         old = self._table if number == self._number else None
-        table = rows if old is None else pa.concat_tables([old, rows])
+        table = rows if old is None else pa.concat_tables([old, rows]).combine_chunks()
         layout.write_table(self._path(number), table)
         self._number, self._table = number, table
         return number
@@ -134,11 +134,12 @@ def _record_table(record: dict[str, Any], statistics: Statistics) -> pa.Table:
     return pa.table(found)
 
 
+def _pandas(name: str | None, field: str, kind: str, numpy_kind: str) -> dict[str, Any]:
+    return {"name": name, "field_name": field, "pandas_type": kind, "numpy_type": numpy_kind, "metadata": None}
+
+
 _PANDAS = {
     "index_columns": [_TASK],
     "column_indexes": [],
-    "columns": [
-        {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": None},
-        {"name": None, "field_name": _TASK, "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
-    ],
-}  # fmt: skip
+    "columns": [_pandas("task_index", "task_index", "int64", "int64"), _pandas(None, _TASK, "unicode", "object")],
+}
