@@ -34,7 +34,7 @@ def push(folder: Path, repo_id: str, private: bool) -> str:
         raise ConfigError(f"--repo_id {repo_id!r} is no name of a repository: {error}") from error
     except (HfHubHTTPError, OSError) as error:
         raise StorageError(
-            f"The dataset is complete in {folder}, but could not be uploaded: {error} Log in with `hf auth login`, then "
-            f"`hf upload {repo_id} {folder} --repo-type dataset`."
+            f"The dataset is complete in {folder}, but could not be uploaded: {error} Log in with `hf auth login`, "
+            f"then `hf upload {repo_id} {folder} --repo-type dataset`."
         ) from error
     return str(made)
