@@ -1,6 +1,6 @@
-"""Opens a dataset with LeRobot's own reader and writes all that it delivers to an ``.npz``.
+"""Opens datasets with LeRobot's own reader and writes all that it delivers to ``DATASET.npz`` beside each.
 
-    python lerobot_child.py 3.0 DATASET OUT.npz        (2.1: with PYTHONPATH on the older lerobot)
+    python lerobot_child.py v3.0 DATASET ...        (v2.1: with PYTHONPATH on the older lerobot)
 
 Runs in the environment that ``make lerobot`` builds, which has no PLD.
 """
@@ -24,20 +24,22 @@ if torch.version.cuda is None:
 
 
 def reader(version: str) -> Any:
-    if version == "2.1":
-        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    if version == "v2.1":
+        from lerobot.datasets.lerobot_dataset import CODEBASE_VERSION, LeRobotDataset
     else:
-        from ledataset.datasets.lerobot_dataset import LeRobotDataset
+        from ledataset.datasets.lerobot_dataset import CODEBASE_VERSION, LeRobotDataset
+    assert version == CODEBASE_VERSION
     return LeRobotDataset
 
 
-def main(version: str, folder: str, out: str) -> None:
-    dataset = reader(version)("pld/test", root=folder)
-    items = [dataset[k] for k in range(len(dataset))]
-    columns = {f"frame:{key}": np.stack([np.asarray(item[key]) for item in items]) for key in items[0]}
-    stats = {f"stats:{key}:{name}": np.asarray(v) for key, s in dataset.meta.stats.items() for name, v in s.items()}
-    counts = np.array([dataset.num_episodes, dataset.num_frames, dataset.fps])
-    np.savez(out, counts=counts, **columns, **stats)
+def main(version: str, *folders: str) -> None:
+    for folder in folders:
+        dataset = reader(version)("pld/test", root=folder)
+        items = [dataset[k] for k in range(len(dataset))]
+        columns = {f"frame:{key}": np.stack([np.asarray(item[key]) for item in items]) for key in items[0]}
+        stats = {f"stats:{key}:{name}": np.asarray(v) for key, s in dataset.meta.stats.items() for name, v in s.items()}
+        counts = np.array([dataset.num_episodes, dataset.num_frames, dataset.fps])
+        np.savez(f"{folder}.npz", counts=counts, **columns, **stats)
 
 
 if __name__ == "__main__":

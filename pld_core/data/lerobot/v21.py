@@ -13,10 +13,15 @@ from pld_core.data.lerobot import layout
 from pld_core.data.lerobot.features import video_keys
 from pld_core.data.lerobot.statistics import Statistics
 from pld_core.data.lerobot.videos import write_video
+from pld_core.storage import storage_errors
 
 
 class EpisodeFiles:
-    """``Files`` of LeRobotWriter."""
+    """``Files`` of LeRobotWriter.
+
+    The readers of v2.1 want as many frames as episodes.jsonl counts, and the two are different files: a kill just
+    between them leaves a dataset that can be read once a writer has opened it again.
+    """
 
     def __init__(self, folder: Path, info: dict[str, Any], codec: str) -> None:
         self._folder, self._fps, self._codec = folder, info["fps"], codec
@@ -26,7 +31,7 @@ class EpisodeFiles:
             layout.read_json_lines(folder / name) if counted else []
             for name in (layout.EPISODES_21, layout.STATS_21, layout.TASKS_21)
         )
-        del self._records[counted:], self._statistics[counted:]  # of an episode that was never finished
+        self._drop(counted)
 
     def tasks(self) -> list[str]:
         return [line["task"] for line in self._tasks]
@@ -43,10 +48,21 @@ class EpisodeFiles:
         place = {"episode_chunk": number // layout.FILES_PER_CHUNK, "episode_index": number}
         for key, frames in images.items():
             write_video(self._folder / layout.VIDEO_21.format(video_key=key, **place), frames, self._fps, self._codec)
-        layout.write_table(self._folder / layout.DATA_21.format(**place), rows)
         records = [*self._records, record]
         kept = [*self._statistics, {"episode_index": number, "stats": statistics}]
-        layout.write_json_lines(self._folder / layout.EPISODES_21, records)
         layout.write_json_lines(self._folder / layout.STATS_21, kept)
+        layout.write_table(self._folder / layout.DATA_21.format(**place), rows)
+        layout.write_json_lines(self._folder / layout.EPISODES_21, records)
         self._records, self._statistics = records, kept
         return {"total_videos": (number + 1) * self._cameras, "total_chunks": place["episode_chunk"] + 1}
+
+    def _drop(self, counted: int) -> None:
+        """What there is of an episode that was never finished."""
+        for name, lines in ((layout.EPISODES_21, self._records), (layout.STATS_21, self._statistics)):
+            if len(lines) > counted:
+                del lines[counted:]
+                layout.write_json_lines(self._folder / name, lines)
+        for path in self._folder.glob("data/*/episode_*.parquet"):
+            if int(path.stem.removeprefix("episode_")) >= counted:
+                with storage_errors(path):
+                    path.unlink()

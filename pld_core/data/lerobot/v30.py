@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,23 @@ class Shards:
         last = self._records.resume("episode_index", info["total_episodes"])
         self._rows.resume("index", info["total_frames"])
         self._tasks = layout.read_table(self._folder / layout.TASKS_30)[_TASK].to_pylist()
-        self._statistics = layout.read_json(self._folder / layout.STATS)
+        for statistics in self._statistics_of(info["total_episodes"]):
+            self._statistics = merge(self._statistics, statistics)
         for key, video in self._videos.items():
             found = (last[f"videos/{key}/chunk_index"], last[f"videos/{key}/file_index"])
             video.number = layout.number_of(*found) + 1
+
+    def _statistics_of(self, episodes: int) -> Iterator[Statistics]:
+        """Of each episode that counts. stats.json may hold one more, of a writer that was killed."""
+        paths = sorted(self._folder.glob("meta/episodes/*/*.parquet"))
+        records = (record for path in paths for record in layout.read_table(path).to_pylist())
+        for record in islice(records, episodes):
+            found: Statistics = {}
+            for column, value in record.items():
+                if column.startswith("stats/"):
+                    _, key, name = column.split("/")
+                    found.setdefault(key, {})[name] = value
+            yield found
 
 
 class _Video:
