@@ -88,15 +88,14 @@ def export(config: ExportConfig) -> Summary:
     store, run = _source(config)
     if any(config.out.glob("*")) and not config.append:
         raise ConfigError(f"{config.out} is not empty. Give another --out, or --append to add to the dataset there.")
-    spec = _spec(config, run)
     summary, began = Summary(config.out), time.perf_counter()
     with Console(("export",)) as console, console.stage("export", len(store), "episodes") as shown:
         if config.format == "rlds":
             from pld_core.data.rlds import write_rlds
 
-            write_rlds(config.out, spec, _sound(store, summary, shown.update))
+            write_rlds(config.out, _sound(store, summary, shown.update))
         else:
-            _write_lerobot(config, spec, _sound(store, summary, shown.update))
+            _write_lerobot(config, run, _sound(store, summary, shown.update))
     summary.seconds = time.perf_counter() - began
     summary.files = sorted(path for path in config.out.rglob("*") if path.is_file())
     if config.push:
@@ -125,13 +124,15 @@ def import_dataset(folder: Path, out: Path) -> Summary:
     return summary
 
 
-def _write_lerobot(config: ExportConfig, spec: DatasetSpec, episodes: Iterator[tuple[Episode, dict[str, Any]]]) -> None:
+def _write_lerobot(
+    config: ExportConfig, run: TrainConfig | None, episodes: Iterator[tuple[Episode, dict[str, Any]]]
+) -> None:
     from pld_core.data.lerobot import LeRobotWriter
     from pld_core.data.lerobot.hub import check_upload
 
     if config.push:
         check_upload()
-    writer = LeRobotWriter(config.out, spec, VERSIONS[config.format])
+    writer = LeRobotWriter(config.out, _spec(config, run), VERSIONS[config.format])
     for episode, metadata in episodes:
         writer.append(episode, **metadata)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lerobot_killed import EPISODES, SPOKEN
+from test_lerobot import CODEC_ERROR, VERSIONS, assert_back, filmed, write
 
 from pld_core.cli import main as cli
 from pld_core.data.episode_store import EpisodeStore
@@ -20,10 +22,7 @@ from pld_core.types import BASE_TICK, Episode
 from pld_sim.point_reach import point_reach
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
 
-from lerobot_killed import EPISODES, SPOKEN  # noqa: E402
-from test_lerobot import CODEC_ERROR, VERSIONS, assert_back, filmed, write  # noqa: E402
 
 Delivered = Mapping[str, np.ndarray]
 Read = Callable[..., list[Delivered]]
@@ -111,7 +110,7 @@ def test_lerobot_reads_av1_and_full_shards(tmp_path, read, monkeypatch):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_kill_at_any_step_leaves_all_finished_episodes(tmp_path, read, version):
     program = Path(__file__).with_name("lerobot_killed.py")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "unit"), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, str(program), str(tmp_path), version], check=True, env=environment)
     *killed, whole = sorted(tmp_path.glob("step-*"))
     assert len(killed) >= 7  # two videos, frames, tasks, episode, statistics, info.json
