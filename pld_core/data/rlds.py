@@ -76,7 +76,7 @@ def _features(tfds: Any, episode: Episode) -> Any:
         "language_instruction": f.Text(),
     }
     about = {name: f.Text() for name in _TEXTS} | {name: np.bool_ for name in _FLAGS}
-    about |= {"seed": np.int64, "t_base": np.int64, "xi": np.float64}
+    about |= {"seed": np.int64, "t_base": np.int64, "xi": np.float32}
     return f.FeaturesDict({"steps": f.Dataset(step), "episode_metadata": about})
 
 

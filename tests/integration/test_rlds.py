@@ -37,8 +37,8 @@ def test_what_goes_out_can_be_read(tmp_path):
         np.testing.assert_array_equal(wrist, given.images["wrist"][:-1])
         assert [bool(s["is_last"]) for s in steps] == [False] * (len(given) - 1) + [True]
         assert [bool(s["is_terminal"]) for s in steps][-1] == given.terminated
-        assert steps[0]["language_instruction"].decode() == given.instruction or given.spec.task
-        assert float(example["episode_metadata"]["xi"]) == given.spec.xi
+        assert steps[0]["language_instruction"].decode() == (given.instruction or given.spec.task)
+        assert float(example["episode_metadata"]["xi"]) == np.float32(given.spec.xi)
 
 
 @pytest.mark.filterwarnings("default")
