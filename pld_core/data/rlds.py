@@ -35,7 +35,7 @@ def write_rlds(folder: Path, episodes: Iterable[tuple[Episode, dict[str, Any]]])
     if first is None:
         raise ContractError("There are no episodes to export.")
 
-    class Pld(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # the dataset takes the name of the class
+    class Pld(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  (names the dataset)
         VERSION = tfds.core.Version(VERSION)
 
         def _info(self) -> Any:

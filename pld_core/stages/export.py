@@ -36,7 +36,7 @@ class ExportConfig:
     data: Literal["probe", "harvest", "demonstrations"] = "probe"  # of a run
     format: Literal["lerobot", "lerobot-v2.1", "rlds"] = "lerobot"
     units: Literal["normalised", "metric"] = "normalised"  # of `action`: [-1, 1], or metres and radians per tick
-    codec: Literal["h264", "av1"] = "h264"  # of the videos; av1 is smaller and slower
+    codec: Literal["h264", "av1"] = "h264"  # of the videos; h264 plays everywhere
     fps: int | None = None  # ticks per second; default: as the run's task or station says
     append: bool = False  # add to a dataset that is there
     repo_id: str = ""  # name on the Hugging Face Hub, user/dataset
@@ -198,6 +198,7 @@ def _of_run(run: TrainConfig) -> tuple[ActionSpec, tuple[str, ...], str]:
     if run.runner != "local":
         station = stations.load_robot(run.robot)
         return station.action_spec, tuple(station.proprio), station.name
+    robot = "" if run.robot == stations.NO_ROBOT else run.robot
     (environment,) = bring.environment_factory(run.task)(1)
     with contextlib.closing(environment):
-        return environment.action_spec, tuple(environment.observation_spec.proprio_names), run.robot
+        return environment.action_spec, tuple(environment.observation_spec.proprio_names), robot

@@ -38,7 +38,7 @@ def test_voided_episodes_are_left_out_and_counted(run, tmp_path, capsys):
     reader = LeRobotReader(tmp_path / "set")
     assert [metadata for _, metadata in reader] == [{"attempt": 0}, {"attempt": 2}]
     assert reader.info["features"]["pld.base_action"]["shape"] == [2]
-    assert reader.info["robot_type"] == "none"
+    assert reader.info["robot_type"] is None
 
 
 def test_a_folder_of_episodes_needs_a_rate(tmp_path):

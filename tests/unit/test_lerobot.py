@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from test_episode_store import assert_same, make_episode
 
-from pld_core.data.lerobot import DatasetSpec, LeRobotReader, LeRobotWriter, layout, v30
+from pld_core.data.lerobot import DatasetSpec, LeRobotReader, LeRobotWriter, features, layout, provenance, v30
 from pld_core.data.lerobot.statistics import merge, statistics_of
 from pld_core.data.lerobot.videos import DamagedDatasetError
-from pld_core.errors import ConfigError, ContractError
-from pld_core.types import ActionSpec, Episode
+from pld_core.errors import ConfigError, ContractError, StorageError
+from pld_core.types import ActionSpec, Episode, EpisodeSpec
 
 VERSIONS = (layout.V30, layout.V21)
 CODEC_ERROR = 4.0  # mean difference of a colour, of 255, that H.264 may make of a smooth picture
@@ -165,6 +167,39 @@ def test_statistics_are_those_of_all_frames():
     np.testing.assert_allclose(np.ravel(one["c"]["q90"]), expected)
 
 
+def test_every_field_of_an_episode_is_kept():
+    described = {name for name in provenance.SCHEMA if name != "pld/metadata"}
+    fields = {f.name for kind in (EpisodeSpec, Episode) for f in dataclasses.fields(kind)} - {"spec", "images"}
+    closing = {"pld/closing.proprio", "pld/closing.state", "pld/closing.base_action"}
+    assert fields == {name.removeprefix("pld/") for name in described - closing} | set(features.COLUMN_OF)
+
+
+STEPS = [(layout.V30, step) for step in range(1, 9)] + [(layout.V21, step) for step in range(1, 7)]
+
+
+@pytest.mark.parametrize(("version", "step"), STEPS)
+def test_a_full_disk_costs_only_the_episode_that_did_not_fit(tmp_path, monkeypatch, version, step):
+    """The ``step``-th file of the second episode does not come to its name; the same writer then goes on."""
+    episodes = [filmed(k, ticks=3 + k) for k in range(3)]
+    writer = LeRobotWriter(tmp_path / "set", DatasetSpec(), version)
+    writer.append(episodes[0], attempt=0)
+    replace, calls = os.replace, iter(range(1, 100))
+
+    def full(*names: str) -> None:
+        if next(calls) == step:
+            raise OSError(errno.ENOSPC, "no space")
+        replace(*names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            writer.append(episodes[1], attempt=1)
+    for k in (1, 2):
+        writer.append(episodes[k], attempt=k)
+    assert_back(tmp_path / "set", episodes)
+    assert not list((tmp_path / "set").rglob("*.tmp"))
+
+
 # -- what cannot be written ----------------------------------------------------------------------
 
 
@@ -185,6 +220,15 @@ def test_an_episode_that_does_not_fit_is_refused_and_nothing_changes(tmp_path, c
     with pytest.raises(ContractError, match=words):
         write(folder, [dataclasses.replace(filmed(1), **change)])
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_dataset_of_others_is_not_continued(tmp_path):
+    folder = write(tmp_path / "set", [filmed(0)])
+    path = folder / "meta/tasks.parquet"
+    table = pq.read_table(path).rename_columns(["task_index", "task"])
+    pq.write_table(table, path)
+    with pytest.raises(ContractError, match="Only its own datasets are continued"):
+        LeRobotWriter(folder, DatasetSpec())
 
 
 def test_another_rate_or_version_does_not_continue_a_dataset(tmp_path):

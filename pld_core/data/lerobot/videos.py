@@ -19,7 +19,7 @@ from pld_core.storage import storage_errors
 
 _ENCODERS = {
     "h264": ("-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-bf", "0"),
-    "av1": ("-c:v", "libsvtav1", "-preset", "10", "-crf", "24", "-svtav1-params", "pred-struct=1"),
+    "av1": ("-c:v", "libsvtav1", "-preset", "10", "-crf", "30", "-svtav1-params", "pred-struct=1"),
 }
 _KEY_FRAME_EVERY = "2"
 _TIMESCALE = 1000  # ticks of a frame in the file, so that times are exact at any rate

@@ -80,13 +80,15 @@ class LeRobotWriter:
             why = "was spoiled by a fault (voided)" if episode.voided else "has no ticks"
             raise ContractError(f"The episode with seed {episode.spec.seed} {why}; leave it out of a dataset.")
         features = features_of(episode, self.spec)
-        if self._info is None or self._files is None:
-            self._info = layout.new_info(self.version, self.spec, features)
-            self._files = self._open(self._info)
-        same_features(features, self._info["features"])
-        self._add(self._info, self._files, episode, metadata)
+        info = self._info or layout.new_info(self.version, self.spec, features)
+        same_features(features, info["features"])
+        files = self._files or self._open(info)
+        self._files = None  # where this one fails half-way (a full disk), the next begins with what is on disk
+        self._info = self._add(info, files, episode, metadata)
+        self._files = files
 
-    def _add(self, info: dict[str, Any], files: Files, episode: Episode, metadata: Mapping[str, Any]) -> None:
+    def _add(self, info: dict[str, Any], files: Files, episode: Episode, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Answers info.json with the episode counted."""
         number, first = info["total_episodes"], info["total_frames"]
         text = episode.instruction or episode.spec.task
         tasks = files.tasks()
@@ -101,7 +103,7 @@ class LeRobotWriter:
         counts = {"total_episodes": number + 1, "total_frames": first + len(episode), "total_tasks": len(tasks)}
         changed = info | more | counts | {"splits": {"train": f"0:{number + 1}"}}
         write_json(self.folder / layout.INFO, changed)
-        self._info = changed
+        return changed
 
     def _continue(self) -> None:
         info = layout.read_info(self.folder)
@@ -116,4 +118,10 @@ class LeRobotWriter:
 
     def _open(self, info: dict[str, Any]) -> Files:
         kind = Shards if self.version == layout.V30 else EpisodeFiles
-        return kind(self.folder, info, self.spec.codec)
+        try:
+            return kind(self.folder, info, self.spec.codec)
+        except KeyError as error:
+            raise ContractError(
+                f"{self.folder} lacks {error}, so PLD did not write it. Only its own datasets are continued; give another "
+                "--out."
+            ) from error
