@@ -122,6 +122,6 @@ class LeRobotWriter:
             return kind(self.folder, info, self.spec.codec)
         except KeyError as error:
             raise ContractError(
-                f"{self.folder} lacks {error}, so PLD did not write it. Only its own datasets are continued; give another "
-                "--out."
+                f"{self.folder} lacks {error}, so PLD did not write it. Only its own datasets are continued; give "
+                "another --out."
             ) from error
