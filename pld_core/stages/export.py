@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -38,7 +38,7 @@ class ExportConfig:
     units: Literal["normalised", "metric"] = "normalised"  # of `action`: [-1, 1], or metres and radians per tick
     codec: Literal["h264", "av1"] = "h264"  # of the videos; h264 plays everywhere
     fps: int | None = None  # ticks per second; default: as the run's task or station says
-    append: bool = False  # add to a dataset that is there
+    append: bool = False  # add what is not in the dataset yet; continues an export that was interrupted
     repo_id: str = ""  # name on the Hugging Face Hub, user/dataset
     push: bool = False  # upload it there
     private: bool = True  # for yourself only
@@ -64,6 +64,7 @@ class Summary:
     episodes: int = 0
     frames: int = 0
     voided: int = 0
+    present: int = 0  # in the dataset before
     seconds: float = 0.0
     address: str = ""  # on the Hub
     files: list[Path] = field(default_factory=list)
@@ -74,6 +75,7 @@ class Summary:
 
     def __str__(self) -> str:
         left_out = f", {self.voided} voided left out" if self.voided else ""
+        left_out += f", {self.present} there already" if self.present else ""
         speed = self.frames / self.seconds if self.seconds else 0.0
         size = f"{self.megabytes:.2f} MB in {len(self.files)} files" if self.files else "written"
         where = f"; uploaded: {self.address}" if self.address else ""
@@ -87,7 +89,10 @@ def export(config: ExportConfig) -> Summary:
     """Write the dataset. Raises ConfigError for what cannot be found or is there already, see also LeRobotWriter."""
     store, run = _source(config)
     if any(config.out.glob("*")) and not config.append:
-        raise ConfigError(f"{config.out} is not empty. Give another --out, or --append to add to the dataset there.")
+        raise ConfigError(
+            f"{config.out} is not empty. Give another --out, or --append to add what the dataset there lacks."
+        )
+    present = _present(config.out) if config.append else set()
     summary, began = Summary(config.out), time.perf_counter()
     with Console(("export",)) as console, console.stage("export", len(store), "episodes") as shown:
         if config.format == "rlds":
@@ -95,7 +100,7 @@ def export(config: ExportConfig) -> Summary:
 
             write_rlds(config.out, _sound(store, summary, shown.update))
         else:
-            _write_lerobot(config, run, _sound(store, summary, shown.update))
+            _write_lerobot(config, run, _sound(store, summary, shown.update, present))
     summary.seconds = time.perf_counter() - began
     summary.files = sorted(path for path in config.out.rglob("*") if path.is_file())
     if config.push:
@@ -137,15 +142,33 @@ def _write_lerobot(
         writer.append(episode, **metadata)
 
 
-def _sound(store: EpisodeStore, summary: Summary, progress: Progress) -> Iterator[tuple[Episode, dict[str, Any]]]:
-    """Episodes that no fault spoiled, counted."""
+def _present(folder: Path) -> set[str]:
+    """Identities of the episodes in a dataset; of nothing before its first one is finished."""
+    from pld_core.data.lerobot import LeRobotReader, layout
+
+    return LeRobotReader(folder).identities() if (folder / layout.INFO).exists() else set()
+
+
+def _sound(
+    store: EpisodeStore, summary: Summary, progress: Progress, present: Collection[str] = ()
+) -> Iterator[tuple[Episode, dict[str, Any]]]:
+    """Episodes that no fault spoiled and that are not ``present`` yet, counted."""
     for episode, metadata in store.items():
         if episode.voided or len(episode) == 0:
             summary.voided += 1
             continue
+        if present and _identity(episode, metadata) in present:
+            summary.present += 1
+            continue
         yield episode, metadata
         summary.episodes, summary.frames = summary.episodes + 1, summary.frames + len(episode)
         progress(summary.episodes)
+
+
+def _identity(episode: Episode, metadata: dict[str, Any]) -> str:
+    from pld_core.data.lerobot.provenance import describe, identity
+
+    return identity(describe(episode, metadata))
 
 
 def _source(config: ExportConfig) -> tuple[EpisodeStore, TrainConfig | None]:

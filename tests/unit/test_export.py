@@ -51,12 +51,16 @@ def test_a_folder_of_episodes_needs_a_rate(tmp_path):
     assert LeRobotReader(tmp_path / "set").info["fps"] == 10
 
 
-def test_what_is_there_is_added_to_only_when_asked(run, tmp_path):
-    config = ExportConfig(run, tmp_path / "set", format="lerobot-v2.1")
+@pytest.mark.parametrize("format", ["lerobot", "lerobot-v2.1"])
+def test_what_is_there_is_added_to_only_when_asked_and_never_twice(run, tmp_path, format):
+    config = ExportConfig(run, tmp_path / "set", format=format)
     export(config)
     with pytest.raises(ConfigError, match="set is not empty"):
         export(config)
-    export(dataclasses.replace(config, append=True))
+    EpisodeStore(run / "probe").append(filmed(3), attempt=3)
+    EpisodeStore(run / "probe").append(filmed(3), attempt=4)  # the like of it, of another attempt
+    added = export(dataclasses.replace(config, append=True))
+    assert (added.episodes, added.present, added.voided) == (2, 2, 1)
     assert len(LeRobotReader(tmp_path / "set")) == 4
     import_dataset(tmp_path / "set", tmp_path / "back")
     with pytest.raises(ConfigError, match="back holds 4 episodes already"):

@@ -74,6 +74,16 @@ def test_what_goes_out_comes_back(tmp_path, version):
     assert [metadata for _, metadata in LeRobotReader(folder)] == [{"attempt": k} for k in range(3)]
 
 
+def test_an_episode_says_where_it_lies(tmp_path):
+    """For LeRobot's own tools: frames from here to there, pictures from then to then, the closing one included."""
+    folder = write(tmp_path / "set", [filmed(0, ticks=5), filmed(1, ticks=7)])
+    rows = pq.read_table(folder / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    spans = [(row["dataset_from_index"], row["dataset_to_index"], row["length"]) for row in rows]
+    assert spans == [(0, 5, 5), (5, 12, 7)]
+    key = "videos/observation.images.wrist"
+    assert [(row[f"{key}/from_timestamp"], row[f"{key}/to_timestamp"]) for row in rows] == [(0.0, 0.3), (0.3, 0.7)]
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", [(33, 48), (32, 47)])
 def test_odd_pictures_keep_their_size(tmp_path, version, size):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pld_core.data.lerobot import layout
 from pld_core.data.lerobot.features import CAMERA_PREFIX, video_keys
-from pld_core.data.lerobot.provenance import restore
+from pld_core.data.lerobot.provenance import identity, restore
 from pld_core.data.lerobot.videos import DamagedDatasetError, read_video
 from pld_core.errors import ContractError
 from pld_core.types import Episode
@@ -58,6 +58,10 @@ class LeRobotReader:
                 key.removeprefix(CAMERA_PREFIX): self._pictures(entry, key) for key in video_keys(self.info["features"])
             }
             yield restore(entry.record, columns, images, f"{entry.source} or {entry.data}")
+
+    def identities(self) -> set[str]:
+        """Of the episodes that are in it; see ``provenance.identity``."""
+        return {identity(entry.record) for entry in self._entries[: len(self)]}
 
     def _columns(self, entry: _Entry) -> dict[str, np.ndarray]:
         number, ticks = entry.record["episode_index"], entry.record["length"]
