@@ -90,7 +90,7 @@ def export(config: ExportConfig) -> Summary:
     store, run = _source(config)
     if any(config.out.glob("*")) and not config.append:
         raise ConfigError(
-            f"{config.out} is not empty. Give another --out, or --append to add what the dataset there lacks."
+            f"{config.out} is not empty. Give another --out, or --append to add what it lacks."
         )
     present = _present(config.out) if config.append else set()
     summary, began = Summary(config.out), time.perf_counter()
