@@ -89,9 +89,7 @@ def export(config: ExportConfig) -> Summary:
     """Write the dataset. Raises ConfigError for what cannot be found or is there already, see also LeRobotWriter."""
     store, run = _source(config)
     if any(config.out.glob("*")) and not config.append:
-        raise ConfigError(
-            f"{config.out} is not empty. Give another --out, or --append to add what it lacks."
-        )
+        raise ConfigError(f"{config.out} is not empty. Give another --out, or --append to add what it lacks.")
     present = _present(config.out) if config.append else set()
     summary, began = Summary(config.out), time.perf_counter()
     with Console(("export",)) as console, console.stage("export", len(store), "episodes") as shown:
