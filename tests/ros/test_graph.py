@@ -40,7 +40,7 @@ def test_the_simulated_station_has_every_node_and_the_learner(tmp_path: Path) ->
     assert {"--ros.attach", "--no_wandb"} <= set(command)
     assert graph.process("camera").parameters["cameras"] == ("wrist", "front")
     assert all(process.parameters["robot"] == "fr3_sim" for process in graph.processes if process.is_node)
-    assert graph.process("controller").real_time
+    assert all(graph.process(name).real_time for name in ("controller", "robot", "operator"))
     assert not graph.process("controller").parameters["wait_for_operator"]
 
 

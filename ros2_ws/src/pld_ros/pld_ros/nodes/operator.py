@@ -18,7 +18,7 @@ from std_srvs.srv import Trigger
 
 from pld_ros import topics
 from pld_ros.convert import floats
-from pld_ros.node import HEALTH_LOST_S, HealthWatch, PldNode, run_node
+from pld_ros.node import HEALTH_LOST_S, SENSE_PRIORITY, HealthWatch, PldNode, run_node
 from pld_ros.operating.asking import NoAnswerError, ask
 from pld_ros.operating.front_ends import NONE
 from pld_ros.operating.front_ends.base import OperatorEvent
@@ -311,7 +311,7 @@ async def _answer(handler: Callable[[Any], Awaitable[Answer]], request: Any, res
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    return run_node(OperatorNode, args)
+    return run_node(OperatorNode, args, SENSE_PRIORITY)
 
 
 if __name__ == "__main__":
