@@ -42,3 +42,4 @@ def merge_adapters(model: nn.Module) -> None:
             layer.merge()
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    vars(model).pop("peft_config", None)  # or the next adapters would count as a second set

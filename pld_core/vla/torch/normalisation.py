@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pld_core.errors import CheckpointError, ConfigError, ContractError, UnknownNameError
+from pld_core.errors import CheckpointError, ConfigError, UnknownNameError
 from pld_core.storage import write_json
 
 STATISTICS_FILE = "pld_statistics.json"
@@ -23,7 +23,7 @@ LEAST_DEVIATION = 0.05  # of fitted actions: a constant gripper must not be blow
 
 @dataclass(frozen=True)
 class Scaling:
-    """``normalised = (x - offset) / scale``, float64 ``[D]`` each. Entries of x behind D stay as they are."""
+    """``normalised = (x - offset) / scale``, float64 ``[D]`` each."""
 
     offset: np.ndarray
     scale: np.ndarray
@@ -51,18 +51,15 @@ class Scaling:
         return cls(np.where(kept, (low + high) / 2, 0.0), np.where(kept, (high - low + epsilon) / 2, 1.0))
 
     def normalise(self, x: np.ndarray) -> np.ndarray:
-        """float32 ``[..., D]``; raises ContractError where x has fewer entries than the statistics."""
-        return self._apply(x, lambda part, offset, scale: (part - offset) / scale)
+        """float32 ``[..., D]``."""
+        return ((x - self.offset) / self.scale).astype(np.float32)
+
+    def first(self, size: int) -> Scaling:
+        return Scaling(self.offset[:size], self.scale[:size])
 
     def restore(self, x: np.ndarray) -> np.ndarray:
         """The inverse of ``normalise``."""
-        return self._apply(x, lambda part, offset, scale: part * scale + offset)
-
-    def _apply(self, x: np.ndarray, change: Any) -> np.ndarray:
-        size = len(self.offset)
-        if x.shape[-1] < size:
-            raise ContractError(f"{x.shape[-1]} values for statistics of {size}; do pld.yaml and the checkpoint agree?")
-        return np.concatenate([change(x[..., :size], self.offset, self.scale), x[..., size:]], -1).astype(np.float32)
+        return (x * self.scale + self.offset).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,24 @@ class Statistics:
     state: Scaling | None = None
     action: Scaling | None = None
     key: str = ""
+
+    def of_sizes(self, sizes: Mapping[str, tuple[int, int]]) -> Statistics:
+        """Cut to the robot's entries where they cover the network's padding too, as openpi's may.
+
+        sizes: per part, the robot's entries and the network's. Raises ConfigError where something does not fit.
+        """
+        for name, (own, padded) in sizes.items():
+            scaling: Scaling | None = getattr(self, name)
+            if own > padded:
+                raise ConfigError(f"pld.yaml maps {own} entries of the {name}; the network takes at most {padded}.")
+            if scaling is not None and len(scaling.offset) not in (own, padded):
+                source = f" under {self.key!r}" if self.key else ""
+                raise ConfigError(
+                    f"The checkpoint has statistics of {len(scaling.offset)} {name} entries{source}, pld.yaml "
+                    f"maps {own}. Correct `state` or `action.dim` there."
+                )
+        known = {name: getattr(self, name) for name in sizes}
+        return replace(self, **{name: s and s.first(sizes[name][0]) for name, s in known.items()})
 
 
 def read_statistics(folder: Path, unnorm_key: str = "") -> Statistics | None:

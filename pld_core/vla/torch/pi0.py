@@ -43,23 +43,12 @@ class Pi0(TorchVLA):
     kind = "pi0"
     model: PI0ForConditionalGeneration
 
-    def __init__(
-        self, model: Any, tokenizer: Any, mapping: RobotMapping, statistics: Statistics, batch: int = 1
-    ) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, model: Any, processor: Any, mapping: RobotMapping, *others: Any) -> None:
+        """processor: the tokenizer alone."""
+        super().__init__(model, processor, mapping, *others)
         self._tokens = lru_cache(1000)(self._tokenised)
-        super().__init__(model, mapping, statistics, batch)
-        config, dim = model.config, mapping.action.dim
-        state = mapping.proprio_dim if mapping.state is None else len(mapping.state)
-        if dim > config.max_action_dim or state > config.max_state_dim:
-            raise ConfigError(
-                f"pld.yaml has action.dim {dim} and a state of {state}; the network takes at most "
-                f"{config.max_action_dim} and {config.max_state_dim}."
-            )
-        if self.action_horizon > config.chunk_size:
-            raise ConfigError(
-                f"horizon {mapping.horizon} in pld.yaml is beyond the network's {config.chunk_size} actions."
-            )
+        if self.action_horizon > self.trained_horizon:
+            raise ConfigError(f"horizon {mapping.horizon} in pld.yaml is beyond the chunk of {self.trained_horizon}.")
 
     @property
     def action_horizon(self) -> int:
@@ -104,6 +93,11 @@ class Pi0(TorchVLA):
             action=lambda: fit_mean_std(self.mapping.action.to_model(windows.actions), LEAST_DEVIATION),
         )
 
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        mapping, config = self.mapping, self.model.config
+        state = mapping.proprio_dim if mapping.state is None else len(mapping.state)
+        return {"state": (state, config.max_state_dim), "action": (mapping.action.dim, config.max_action_dim)}
+
     def _settings(self) -> list[Any]:
         return [self.model.config.num_inference_steps]
 
@@ -130,7 +124,7 @@ class Pi0(TorchVLA):
     def _tokenised(self, instruction: str) -> tuple[tuple[int, ...], int]:
         """INSTRUCTION_TOKENS ids, and how many of them are not padding; the line's end marks the answer's start."""
         text = instruction.strip().replace("_", " ").replace("\n", " ")
-        ids = [self.tokenizer.bos_token_id, *self.tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"]]
+        ids = [self.processor.bos_token_id, *self.processor(f"{text}\n", add_special_tokens=False)["input_ids"]]
         if len(ids) > INSTRUCTION_TOKENS:
             raise ContractError(
                 f"The instruction {text!r} has {len(ids)} tokens, pi0 reads {INSTRUCTION_TOKENS}; shorten it."
@@ -149,9 +143,6 @@ class Pi0(TorchVLA):
         return torch.from_numpy(np.asarray(values, np.float32)).to(self.model.device)
 
     # -- files -------------------------------------------------------------------------------------
-
-    def _save_processor(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(folder)
 
     @classmethod
     def from_source(cls, source: Source) -> Self:

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -35,10 +36,19 @@ class TorchVLA(ABC):
     kind: ClassVar[str]
     feature_dim = 0
 
-    def __init__(self, model: Any, mapping: RobotMapping, statistics: Statistics, batch: int) -> None:
-        self.model = model.requires_grad_(False).eval()
-        self.mapping, self.statistics, self.batch = mapping, statistics, batch
-        self.version = version_of(model, [self.kind, plain(mapping), plain(statistics), *self._settings()])
+    def __init__(
+        self, model: Any, processor: Any, mapping: RobotMapping, statistics: Statistics, batch: int = 1
+    ) -> None:
+        """processor: of transformers, saved beside the network. Raises ConfigError where the four do not fit."""
+        self.model, self.processor = model.requires_grad_(False).eval(), processor
+        self.mapping, self.batch = mapping, batch
+        self.statistics = statistics.of_sizes(self._sizes())
+
+    @cached_property
+    def version(self) -> str:
+        """Hash of weights, mapping and statistics; seconds for a large network."""
+        settings = [self.kind, plain(self.mapping), plain(self.statistics), *self._settings()]
+        return version_of(self.model, settings)
 
     # -- what a kind of network has to say ---------------------------------------------------------
 
@@ -68,7 +78,8 @@ class TorchVLA(ABC):
         """The statistics, those that the checkpoint lacks taken from ``windows``."""
 
     @abstractmethod
-    def _save_processor(self, folder: Path) -> None: ...
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        """Entries of "state" and "action": those of the robot, and those that the network is padded to."""
 
     @classmethod
     @abstractmethod
@@ -182,9 +193,7 @@ class TorchVLA(ABC):
 
     def _with(self, model: Any, statistics: Statistics) -> Self:
         """The same kind of policy around another network."""
-        made = copy.copy(self)
-        TorchVLA.__init__(made, model, self.mapping, statistics, self.batch)
-        return made
+        return type(self)(model, self.processor, self.mapping, statistics, self.batch)
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -193,7 +202,7 @@ class TorchVLA(ABC):
 
         def write(folder: Path) -> None:
             self.model.save_pretrained(folder)
-            self._save_processor(folder)
+            self.processor.save_pretrained(folder)
             write_mapping(self.mapping, folder)
             write_statistics(self.statistics, folder)
 

@@ -82,8 +82,8 @@ class ActionMapping:
     """The first ``dim`` entries of a checkpoint's actions.
 
     scale: what 1 of PLD's action is in the checkpoint's units, per entry: metres (``translation_m`` of the
-    ``ActionSpec``) where it was trained on metres; empty: 1 everywhere. gripper: its entry, or None;
-    gripper_open, gripper_closed: what the checkpoint says for +1 and -1.
+    ``ActionSpec``) where it was trained on metres; empty: 1 everywhere. gripper: its entry (whose scale does not
+    count), or None; gripper_open, gripper_closed: what the checkpoint says for +1 and -1.
     """
 
     dim: int = 7

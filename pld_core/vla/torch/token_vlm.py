@@ -7,7 +7,6 @@ OpenVLA's own checkpoints need their own code and another transformers: docs/pol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -39,12 +38,9 @@ class TokenVLM(TorchVLA):
 
     kind = "token_vlm"
 
-    def __init__(
-        self, model: Any, processor: Any, mapping: RobotMapping, statistics: Statistics, batch: int = 1
-    ) -> None:
-        self.processor = processor
+    def __init__(self, model: Any, processor: Any, mapping: RobotMapping, *others: Any) -> None:
+        super().__init__(model, processor, mapping, *others)
         self.tokens = _action_tokens(model.config, mapping)
-        super().__init__(model, mapping, statistics, batch)
 
     @property
     def action_horizon(self) -> int:
@@ -81,6 +77,10 @@ class TokenVLM(TorchVLA):
             self.statistics, action=lambda: fit_quantiles(action.to_model(windows.actions), action.gripper)
         )
 
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        dim = self.mapping.action.dim
+        return {"action": (dim, dim)}
+
     def _settings(self) -> list[Any]:
         return [self.tokens.end]
 
@@ -109,9 +109,6 @@ class TokenVLM(TorchVLA):
         return {name: column(name) for name in rows[0]}
 
     # -- files -------------------------------------------------------------------------------------
-
-    def _save_processor(self, folder: Path) -> None:
-        self.processor.save_pretrained(folder)
 
     @classmethod
     def from_source(cls, source: Source) -> Self:
