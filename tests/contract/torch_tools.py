@@ -46,6 +46,7 @@ MAPPING = RobotMapping(
     action=ActionMapping(scale=(0.01,) * 3 + (0.08,) * 3 + (1.0,), gripper_open=0.0, gripper_closed=1.0),
 )
 ONE_CAMERA = dataclasses.replace(MAPPING, cameras=(CameraMapping("front", 24, 32),))
+INSTRUCTIONS = ("put the peg into a hole", "open the door")
 _WORDS = (
     "\n",
     *re.findall(r"\S+", "in : what action should the robot take to ? out put peg into a hole open door now"),
@@ -77,14 +78,14 @@ def _siglip() -> dict[str, Any]:
 
 
 def save_pi0(folder: Path, mapping: RobotMapping = MAPPING, seed: int = 0, dtype: Any = torch.float32) -> Path:
-    """A pi0 of two layers: chunks of 5 actions, 16 entries."""
+    """A pi0 of two layers: chunks of 3 actions, 8 entries."""
     text = {**_LAYERS, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64, "model_type": "gemma"}
     config = PI0Config(
         vlm_config={
             "model_type": "paligemma", "text_config": text, "vision_config": _siglip(), "projection_dim": 32,
             "image_token_id": 63,
         },
-        dit_config=text, chunk_size=5, max_state_dim=16, max_action_dim=16,
+        dit_config=text, chunk_size=3, max_state_dim=8, max_action_dim=8,
     )  # fmt: skip
     torch.manual_seed(seed)
     model = PI0ForConditionalGeneration(config)
@@ -136,8 +137,7 @@ def observation(index: int) -> Observation:
     rng = np.random.default_rng(index)
     images = {name: rng.integers(0, 256, size, dtype=np.uint8) for name, size in CAMERAS.items()}
     proprio = rng.normal(size=PROPRIO_DIM).astype(np.float32)
-    instruction = ("put the peg into a hole", "open the door")[index % 2]
-    return Observation(images, proprio, instruction, {"proprio": index})
+    return Observation(images, proprio, INSTRUCTIONS[index % 2], {"proprio": index})
 
 
 def episode(index: int, ticks: int = 4) -> Episode:
@@ -148,7 +148,7 @@ def episode(index: int, ticks: int = 4) -> Episode:
     action[:, 6] = np.where(np.arange(ticks) < ticks // 2, 1.0, -1.0)
     return Episode(
         spec=EpisodeSpec("toy", index),
-        instruction=seen[0].instruction,
+        instruction=INSTRUCTIONS[index % 2],
         proprio=np.stack([o.proprio for o in seen]),
         state=np.zeros((ticks + 1, 0), np.float32),
         images={name: np.stack([o.images[name] for o in seen]) for name in CAMERAS},

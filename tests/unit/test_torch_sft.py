@@ -93,17 +93,18 @@ def test_lora_learns_one_batch_by_heart(kind: str, policies: dict[str, Any], epi
     np.testing.assert_allclose(adapted._predict(observations), answers, atol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("pi0", 250), ("llava", 60)])
-def test_lora_imitates(kind: str, steps: int, policies: dict[str, Any], episodes: list[Episode]) -> None:
+@pytest.mark.parametrize(("kind", "steps", "rows"), [("pi0", 250, 16), ("llava", 60, 4)])
+def test_lora_imitates(kind: str, steps: int, rows: int, policies: dict[str, Any]) -> None:
     """Through the public interface: the tuned policy does what the episode did, tick by tick."""
-    policy = policies[kind]
-    star = policy.sft(episodes[:1], mode="lora", rank=32, steps=steps, **{**_QUICK, "learning_rate": 5e-3})
-    observations = [tools.observation(t) for t in range(4)]
-    observations = [dataclasses.replace(o, instruction=episodes[0].instruction) for o in observations]
-    answers = np.stack([chunk.actions[0] for chunk in star.infer(observations)])
-    untrained = np.stack([chunk.actions[0] for chunk in policy.infer(observations)])
-    error, before = (np.abs(a - episodes[0].action[:4]).mean() for a in (answers, untrained))
-    assert error < 0.15 < before, (error, before)
+    policy, episode = policies[kind], tools.episode(0, ticks=3)
+    options = {"steps": steps, "batch_size": rows, "micro_batch": rows, "learning_rate": 5e-3, "gripper": 6}
+    star = policy.sft([episode], mode="lora", rank=32, **options)
+    observations = [dataclasses.replace(tools.observation(t), instruction=episode.instruction) for t in range(3)]
+    error, before = (
+        np.mean([np.abs(chunk.actions[0] - episode.action[t]) for t, chunk in enumerate(p.infer(observations))])
+        for p in (star, policy)
+    )
+    assert error < 0.15 < 0.5 < before, (error, before)
 
 
 @pytest.mark.parametrize("kind", _KINDS)

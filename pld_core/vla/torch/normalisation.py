@@ -211,7 +211,7 @@ def _transformers(folder: Path, unnorm_key: str) -> Statistics | None:
 
 def _chosen(key: str, names: Iterable[str], folder: Path) -> str:
     """``key`` if it is one of ``names``, or their only one where none is asked for."""
-    valid = list(names)
+    valid = sorted(names)
     if not key and len(valid) == 1:
         return valid[0]
     if not key:
