@@ -206,7 +206,7 @@ def test_a_token_policy_sees_picture_and_instruction(saved: dict[str, Path]) -> 
 
 
 @pytest.mark.parametrize("name", ["pi0_folder", "vlm_folder"])
-def test_broken_folders(name: str, request: pytest.FixtureRequest) -> None:
+def test_broken_folders(name: str, request: pytest.FixtureRequest, saved: dict[str, Path]) -> None:
     folder: Path = request.getfixturevalue(name)
     make = pi0 if name == "pi0_folder" else token_vlm
     weights = load_file(folder / "model.safetensors")
@@ -225,6 +225,13 @@ def test_broken_folders(name: str, request: pytest.FixtureRequest) -> None:
     torch.save(weights, folder / "pytorch_model.bin")  # pickled: never opened
     with pytest.raises(CheckpointError, match="safetensors"):
         make(str(folder))
+    _edit(folder / "config.json", model_type="openvla")
+    with pytest.raises(CheckpointError, match=r"not of pi0|docs/policies\.md"):
+        make(str(folder))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        make(str(folder))
+    shutil.copy(saved["pi0" if make is pi0 else "llava"] / "config.json", folder)
     (folder / "pld.yaml").unlink()
     with pytest.raises(ConfigError, match=r"pld\.yaml does not exist"):
         make(str(folder))

@@ -21,6 +21,7 @@ from pld_core.vla.torch.settings import (
     write_mapping,
 )
 
+_HERE = Source("x")
 _MAPPING = RobotMapping(3, (CameraMapping("front", 4, 6, "b"), CameraMapping("wrist", 4, 4, turned=True)), (2, 0))
 
 
@@ -42,7 +43,6 @@ def test_policy_strings() -> None:
         ("x?unorm_key=y", "Did you mean 'unnorm_key'"),
         ("x?dtype=float16", "bfloat16"),
         ("x?batch=many", "batch"),
-        ("x?batch=0", "batch >= 1"),
         ("?batch=2", "path or hub id"),
     ],
 )
@@ -54,12 +54,15 @@ def test_wrong_policy_strings(argument: str, message: str) -> None:
 def test_mapping_survives_its_file(tmp_path: Path) -> None:
     mapping = dataclasses.replace(_MAPPING, action=ActionMapping(2, (0.5, 0.1), None), tokens=TokenMapping(bins=32))
     write_mapping(mapping, tmp_path)
-    assert read_mapping(tmp_path) == mapping
+    assert read_mapping(tmp_path, _HERE) == mapping
 
 
 def test_mapping_in_json(tmp_path: Path) -> None:
+    cameras = (CameraMapping("a", 1, 2),)
     (tmp_path / "m.json").write_text('{"proprio_dim": 2, "cameras": [{"camera": "a", "height": 1, "width": 2}]}')
-    assert read_mapping(tmp_path, tmp_path / "m.json").cameras == (CameraMapping("a", 1, 2),)
+    assert read_mapping(tmp_path, Source("x", batch=3, mapping=tmp_path / "m.json")) == RobotMapping(
+        2, cameras, batch=3
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,17 +78,19 @@ def test_mapping_in_json(tmp_path: Path) -> None:
         ("action: {scale: [1, 2]}", r"action\.scale needs 7"),
         ("action: {gripper_open: -1}", "gripper_closed"),
         ("tokens: {prompt: go}", "instruction"),
+        ("tokens: {prompt: '{instruction} {0}'}", "only"),
+        ("{proprio_dim: 3, batch: 0, cameras: [{camera: a, height: 1, width: 1}]}", "batch"),
     ],
 )
 def test_mistakes_in_the_mapping(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "pld.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
-        read_mapping(tmp_path)
+        read_mapping(tmp_path, _HERE)
 
 
 def test_no_mapping(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"pld\.yaml does not exist.*docs/policies\.md"):
-        read_mapping(tmp_path)
+        read_mapping(tmp_path, _HERE)
 
 
 def test_actions_in_the_checkpoints_units() -> None:

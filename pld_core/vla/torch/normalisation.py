@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from pld_core.errors import CheckpointError, ConfigError, UnknownNameError
-from pld_core.storage import write_json
 
 STATISTICS_FILE = "pld_statistics.json"
 OPENPI_EPSILON, LEROBOT_EPSILON, OPENVLA_EPSILON = 1e-6, 1e-8, 1e-8  # what each adds to its scale
@@ -125,7 +124,7 @@ def fit_quantiles(values: np.ndarray, gripper: int | None) -> Scaling:
 
 
 def _own(folder: Path, unnorm_key: str) -> Statistics | None:
-    if (data := _json(folder / STATISTICS_FILE)) is None:
+    if (data := read_json(folder / STATISTICS_FILE)) is None:
         return None
     _chosen(unnorm_key, [data["key"]], folder)
     return Statistics(**{name: Scaling(**data[name]) for name in ("state", "action") if name in data}, key=data["key"])
@@ -133,10 +132,10 @@ def _own(folder: Path, unnorm_key: str) -> Statistics | None:
 
 def _openvla(folder: Path, unnorm_key: str) -> Statistics | None:
     path = folder / "dataset_statistics.json"
-    data = _json(path)
+    data = read_json(path)
     if data is None:
         path = folder / "config.json"
-        data = (_json(path) or {}).get("norm_stats")
+        data = (read_json(path) or {}).get("norm_stats")
     if not data:
         return None
     key = _chosen(unnorm_key, data, folder)
@@ -147,7 +146,7 @@ def _openvla(folder: Path, unnorm_key: str) -> Statistics | None:
 
 def _lerobot(folder: Path, unnorm_key: str) -> Statistics | None:
     """The normaliser step of ``policy_preprocessor.json`` and the safetensors file that it names."""
-    if (data := _json(folder / "policy_preprocessor.json")) is None:
+    if (data := read_json(folder / "policy_preprocessor.json")) is None:
         return None
     steps = [s for s in data.get("steps", []) if s.get("registry_name") == "normalizer_processor"]
     if not steps or "state_file" not in steps[0]:
@@ -187,7 +186,7 @@ def _openpi(folder: Path, unnorm_key: str) -> Statistics | None:
     if not assets:
         return None
     key = _chosen(unnorm_key, assets, folder)
-    rows = _entry(_json(assets[key]) or {}, "norm_stats", assets[key])
+    rows = _entry(read_json(assets[key]) or {}, "norm_stats", assets[key])
     parts = {
         name: Scaling.mean_std(_entry(row, "mean", assets[key]), _entry(row, "std", assets[key]), OPENPI_EPSILON)
         for name, row in ((name, _entry(rows, name, assets[key])) for name in ("state", "actions"))
@@ -197,7 +196,7 @@ def _openpi(folder: Path, unnorm_key: str) -> Statistics | None:
 
 def _transformers(folder: Path, unnorm_key: str) -> Statistics | None:
     """What ``PI0Processor`` keeps in ``processor_config.json``."""
-    data = _json(folder / "processor_config.json") or {}
+    data = read_json(folder / "processor_config.json") or {}
     if data.get("actions_mean") is None:
         return None
     path = folder / "processor_config.json"
@@ -227,7 +226,7 @@ def _entry(data: Mapping[str, Any], key: str, path: Path) -> Any:
     return data[key]
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """The content of a JSON file, or None where there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

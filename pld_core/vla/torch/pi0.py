@@ -43,9 +43,9 @@ class Pi0(TorchVLA):
     kind = "pi0"
     model: PI0ForConditionalGeneration
 
-    def __init__(self, model: Any, processor: Any, mapping: RobotMapping, *others: Any) -> None:
+    def __init__(self, model: Any, processor: Any, mapping: RobotMapping, statistics: Statistics) -> None:
         """processor: the tokenizer alone."""
-        super().__init__(model, processor, mapping, *others)
+        super().__init__(model, processor, mapping, statistics)
         self._tokens = lru_cache(1000)(self._tokenised)
         if self.action_horizon > self.trained_horizon:
             raise ConfigError(f"horizon {mapping.horizon} in pld.yaml is beyond the chunk of {self.trained_horizon}.")
@@ -148,13 +148,13 @@ class Pi0(TorchVLA):
     def from_source(cls, source: Source) -> Self:
         folder = local_folder(source.path)
         config, slots = _configuration(folder)
-        mapping = read_mapping(folder, source.mapping).in_slots(slots, str(folder))
+        mapping = read_mapping(folder, source).in_slots(slots, str(folder))
         statistics = read_statistics(folder, source.unnorm_key) or Statistics()
         model = load_network(PI0ForConditionalGeneration, folder, source, config=config)
         own = (folder / "tokenizer_config.json").exists()
         with loading(folder):
             tokenizer = AutoTokenizer.from_pretrained(source.tokenizer or (folder if own else TOKENIZER))
-        return cls(model, tokenizer, mapping, statistics, source.batch)
+        return cls(model, tokenizer, mapping, statistics)
 
 
 def _configuration(folder: Path) -> tuple[PI0Config, tuple[str, ...]]:

@@ -36,12 +36,10 @@ class TorchVLA(ABC):
     kind: ClassVar[str]
     feature_dim = 0
 
-    def __init__(
-        self, model: Any, processor: Any, mapping: RobotMapping, statistics: Statistics, batch: int = 1
-    ) -> None:
+    def __init__(self, model: Any, processor: Any, mapping: RobotMapping, statistics: Statistics) -> None:
         """processor: of transformers, saved beside the network. Raises ConfigError where the four do not fit."""
         self.model, self.processor = model.requires_grad_(False).eval(), processor
-        self.mapping, self.batch = mapping, batch
+        self.mapping = mapping
         self.statistics = statistics.of_sizes(self._sizes())
 
     @cached_property
@@ -109,14 +107,14 @@ class TorchVLA(ABC):
             groups.setdefault(self._alike(observation), []).append(index)
         actions: dict[int, np.ndarray] = {}
         for group in groups.values():
-            for start in range(0, len(group), self.batch):
-                block = group[start : start + self.batch]
+            for start in range(0, len(group), self.mapping.batch):
+                block = group[start : start + self.mapping.batch]
                 actions |= zip(block, self._block([observations[i] for i in block]))
         return [self._chunk(actions[i], observation) for i, observation in enumerate(observations)]
 
     def _block(self, observations: list[Observation]) -> np.ndarray:
         """Actions ``[B, H, A]``; the block is filled with copies, since another size may change the last bits."""
-        padded = [*observations, *[observations[-1]] * (self.batch - len(observations))]
+        padded = [*observations, *[observations[-1]] * (self.mapping.batch - len(observations))]
         with torch.no_grad(), self._precision():
             normalised = self._predict(padded)[: len(observations), : self.action_horizon]
         if not np.isfinite(normalised).all():
@@ -193,7 +191,7 @@ class TorchVLA(ABC):
 
     def _with(self, model: Any, statistics: Statistics) -> Self:
         """The same kind of policy around another network."""
-        return type(self)(model, self.processor, self.mapping, statistics, self.batch)
+        return type(self)(model, self.processor, self.mapping, statistics)
 
     # -- files -------------------------------------------------------------------------------------
 

@@ -39,22 +39,22 @@ Precision = Literal["auto", "float32", "bfloat16"]
 class Source:
     """A checkpoint and how to hold it: ``PATH_OR_ID?device=cuda&dtype=bfloat16&batch=10``.
 
-    device: of torch, empty: the first GPU, else the CPU. dtype ``auto``: as saved. batch: observations per call of
-    the network; above 1 it is faster on a GPU. mapping: a file in place of the checkpoint's ``pld.yaml``.
-    tokenizer: path or hub id, for checkpoints that carry none. unnorm_key: whose statistics, where there are several.
+    device: of torch, empty: the first GPU, else the CPU. dtype ``auto``: as saved. mapping: a file in place of the
+    checkpoint's ``pld.yaml``; batch: in place of the one there. tokenizer: path or hub id, for checkpoints that
+    carry none. unnorm_key: whose statistics, where there are several.
     """
 
     path: str
     device: str = ""
     dtype: Precision = "auto"
-    batch: int = 1
+    batch: int | None = None
     mapping: Path | None = None
     tokenizer: str = ""
     unnorm_key: str = ""
 
     def __post_init__(self) -> None:
-        if not self.path or self.batch < 1:
-            raise ConfigError(f"A checkpoint needs a path or hub id, and batch >= 1; got {self.path!r}, {self.batch}.")
+        if not self.path:
+            raise ConfigError("A checkpoint needs a path or hub id before its options.")
 
     @classmethod
     def parse(cls, argument: str) -> Source:
@@ -130,7 +130,11 @@ class TokenMapping:
     vocabulary: int | None = None
 
     def __post_init__(self) -> None:
-        if "{instruction}" not in self.prompt or self.bins < 2:
+        try:
+            filled = self.prompt.format(image="", instruction="!")
+        except (LookupError, ValueError) as error:
+            raise ConfigError(f"tokens.prompt {self.prompt!r} may hold {{image}} and {{instruction}} only.") from error
+        if "!" not in filled or self.bins < 2:
             raise ConfigError(f"tokens.prompt needs {{instruction}} and tokens.bins >= 2; got {self}.")
 
 
@@ -139,7 +143,8 @@ class RobotMapping:
     """Everything that a checkpoint does not know about the robot.
 
     state: entries of the proprioception that are the checkpoint's state; None: all. horizon: actions of a chunk;
-    None: as many as pi0 predicts, 1 for a token VLM.
+    None: as many as pi0 predicts, 1 for a token VLM. batch: observations per call of the network; more are faster
+    on a GPU.
     """
 
     proprio_dim: int
@@ -147,6 +152,7 @@ class RobotMapping:
     state: tuple[int, ...] | None = None
     action: ActionMapping = field(default_factory=ActionMapping)
     horizon: int | None = None
+    batch: int = 1
     tokens: TokenMapping = field(default_factory=TokenMapping)
 
     def __post_init__(self) -> None:
@@ -154,8 +160,8 @@ class RobotMapping:
             raise ConfigError(f"state names entries {outside} of a proprioception of {self.proprio_dim}.")
         if not self.cameras:
             raise ConfigError("cameras is empty; a VLA needs at least one.")
-        if self.horizon is not None and self.horizon < 1:
-            raise ConfigError(f"horizon must be at least 1, got {self.horizon}.")
+        if self.batch < 1 or (self.horizon is not None and self.horizon < 1):
+            raise ConfigError(f"horizon and batch must be at least 1, got {self.horizon} and {self.batch}.")
 
     def check(self, observation: Observation, where: str) -> None:
         """ContractError if a camera is missing, or anything has another shape or type; ``where`` names it."""
@@ -206,15 +212,16 @@ class RobotMapping:
         return dataclasses.replace(self, cameras=tuple(dataclasses.replace(c, slot="") for c in ordered))
 
 
-def read_mapping(folder: Path, given: Path | None = None) -> RobotMapping:
-    """From ``given``, else from the checkpoint's folder; ConfigError where there is none, or an unknown key in it."""
-    path = given or folder / MAPPING_FILE
+def read_mapping(folder: Path, source: Source) -> RobotMapping:
+    """Of the checkpoint in ``folder``, as the source says; ConfigError where there is none, or an unknown key in it."""
+    path = source.mapping or folder / MAPPING_FILE
     if not path.is_file():
         raise ConfigError(
             f"{path} does not exist: PLD must be told which camera, proprioception and action is which. Write it "
             "(docs/policies.md shows one), or name another file with ?mapping=FILE."
         )
-    return build(RobotMapping, read_yaml(path), source=str(path))
+    mapping = build(RobotMapping, read_yaml(path), source=str(path))
+    return mapping if source.batch is None else dataclasses.replace(mapping, batch=source.batch)
 
 
 def write_mapping(mapping: RobotMapping, folder: Path) -> None:

@@ -7,6 +7,7 @@ OpenVLA's own checkpoints need their own code and another transformers: docs/pol
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -15,11 +16,12 @@ from torch import nn
 from torch.nn.functional import pad
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor
 
+from pld_core.errors import CheckpointError
 from pld_core.types import Observation
 from pld_core.vla.torch.action_tokens import ActionTokens, vocabulary_end
 from pld_core.vla.torch.hub import load_network, loading, local_folder
 from pld_core.vla.torch.inputs import Windows
-from pld_core.vla.torch.normalisation import Statistics, fit_quantiles, read_statistics
+from pld_core.vla.torch.normalisation import Statistics, fit_quantiles, read_json, read_statistics
 from pld_core.vla.torch.policy import TorchVLA, with_fitted
 from pld_core.vla.torch.settings import RobotMapping, Source, read_mapping
 
@@ -38,8 +40,8 @@ class TokenVLM(TorchVLA):
 
     kind = "token_vlm"
 
-    def __init__(self, model: Any, processor: Any, mapping: RobotMapping, *others: Any) -> None:
-        super().__init__(model, processor, mapping, *others)
+    def __init__(self, model: Any, processor: Any, mapping: RobotMapping, statistics: Statistics) -> None:
+        super().__init__(model, processor, mapping, statistics)
         self.tokens = _action_tokens(model.config, mapping)
 
     @property
@@ -89,8 +91,9 @@ class TokenVLM(TorchVLA):
     def _row(self, observation: Observation) -> dict[str, torch.Tensor]:
         """The processor's inputs of one observation, each ``[1, ...]``."""
         pictures = [np.ascontiguousarray(image) for image in self.mapping.pictures(observation)]
+        image_token = getattr(self.processor, "image_token", "<image>")
         prompt = self.mapping.tokens.prompt.format(
-            image=self.processor.image_token * len(pictures), instruction=observation.instruction.lower()
+            image=image_token * len(pictures), instruction=observation.instruction.lower()
         )
         row = self.processor(text=[prompt], images=[pictures], return_tensors="pt")
         return {name: value for name, value in row.items() if name != "labels"}
@@ -113,12 +116,13 @@ class TokenVLM(TorchVLA):
     @classmethod
     def from_source(cls, source: Source) -> Self:
         folder = local_folder(source.path)
-        mapping = read_mapping(folder, source.mapping)
+        _check_own_code(folder)
+        mapping = read_mapping(folder, source)
         statistics = read_statistics(folder, source.unnorm_key) or Statistics(key=source.unnorm_key)
         model = load_network(AutoModelForImageTextToText, folder, source)
         with loading(folder):
             processor = AutoProcessor.from_pretrained(source.tokenizer or folder, backend="pil")
-        return cls(model, processor, mapping, statistics, source.batch)
+        return cls(model, processor, mapping, statistics)
 
 
 class _OnlyActions(LogitsProcessor):
@@ -131,6 +135,14 @@ class _OnlyActions(LogitsProcessor):
         allowed: Any = torch.full_like(scores, -torch.inf)
         allowed[:, self._allowed] = scores[:, self._allowed]
         return allowed
+
+
+def _check_own_code(folder: Path) -> None:
+    """transformers would ask for ``trust_remote_code``, which needs an older transformers than this one."""
+    if (read_json(folder / "config.json") or {}).get("model_type") == "openvla":
+        raise CheckpointError(
+            f"{folder} is OpenVLA itself, whose code runs in an environment of its own: docs/policies.md says how."
+        )
 
 
 def _answered(row: dict[str, torch.Tensor], answer: torch.Tensor) -> dict[str, torch.Tensor]:
