@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pld_core.errors import CheckpointError, ConfigError, UnknownNameError
+from pld_core.storage import write_json
 
 STATISTICS_FILE = "pld_statistics.json"
 OPENPI_EPSILON, LEROBOT_EPSILON, OPENVLA_EPSILON = 1e-6, 1e-8, 1e-8  # what each adds to its scale
