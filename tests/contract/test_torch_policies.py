@@ -49,9 +49,6 @@ class TestPi0(BasePolicyContract):
 class TestPi0InBlocks(TestPi0):
     options = "?batch=3"
 
-    def reload(self, policy: Any, folder: Any) -> Any:
-        return None
-
 
 class TestTokenVLM(TestPi0):
     """Of OpenVLA's shape: Llama behind a vision tower."""

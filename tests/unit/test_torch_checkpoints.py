@@ -22,6 +22,7 @@ import torch_tools as tools
 from safetensors.torch import load_file, save_file
 
 from pld_core.errors import CheckpointError, ConfigError, ContractError, PLDError, UnknownNameError
+from pld_core.vla.torch.inputs import content_seed
 from pld_core.vla.torch.pi0 import Pi0, pi0
 from pld_core.vla.torch.token_vlm import token_vlm
 
@@ -164,8 +165,6 @@ def test_prefix_runs_once_and_its_cache_changes_nothing(saved: dict[str, Path]) 
     for hook in hooks:
         hook.remove()
     inputs = policy._inputs([observation])
-    from pld_core.vla.torch.inputs import content_seed
-
     noise = policy._noise([np.random.default_rng(content_seed(observation, policy.mapping))])
     with torch.no_grad():
         for step in range(10):  # pictures and words anew in each

@@ -60,9 +60,8 @@ def test_mapping_survives_its_file(tmp_path: Path) -> None:
 def test_mapping_in_json(tmp_path: Path) -> None:
     cameras = (CameraMapping("a", 1, 2),)
     (tmp_path / "m.json").write_text('{"proprio_dim": 2, "cameras": [{"camera": "a", "height": 1, "width": 2}]}')
-    assert read_mapping(tmp_path, Source("x", batch=3, mapping=tmp_path / "m.json")) == RobotMapping(
-        2, cameras, batch=3
-    )
+    source = Source("x", batch=3, mapping=tmp_path / "m.json")
+    assert read_mapping(tmp_path, source) == RobotMapping(2, cameras, batch=3)
 
 
 @pytest.mark.parametrize(
