@@ -2,6 +2,7 @@
 # make train    the whole loop on the default task; ARGS="--preset cube_pickup --seed 1"
 # make ros      ROS 2 from wheels, messages and nodes, for `pld launch`; needs no ROS installation
 # make test     unit, contract, integration and ROS tests
+# make lerobot  LeRobot's own dataset readers in .venv-lerobot, which the tests of `pld export` open its output with
 # make check    lint, format, types, import rules
 # make bench    measure this machine; the last line is JSON
 SHELL := /bin/bash
@@ -9,6 +10,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
+LEROBOT_VENV ?= .venv-lerobot
 BIN := $(VENV)/bin
 ARGS ?=
 # Folders of wheels that pip is told of hold for uv too: a CPU build of torch, which PyPI has not, may lie there.
@@ -23,7 +25,7 @@ COLCON = cd ros2_ws && AMENT_PREFIX_PATH=$(ROS_PREFIX) CMAKE_PREFIX_PATH=$(ROS_P
   PATH=$(ROS_PREFIX)/bin:$$PATH colcon --log-level error build --base-paths .. src
 ROS_PACKAGES = package.xml setup.py $(wildcard ros2_ws/src/pld_ros/setup.* ros2_ws/src/pld_ros/package.xml)
 
-.PHONY: setup dev ros system train test check bench clean
+.PHONY: setup dev ros lerobot system train test check bench clean
 
 setup: $(VENV)/.installed system
 dev: $(VENV)/.installed-dev system
@@ -43,7 +45,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py | $(BIN)/uv
 
 # The tests drive the arms' and cameras' own libraries, the tasks of LIBERO, and small networks in PyTorch.
 $(VENV)/.installed-dev: pyproject.toml constraints.txt setup.py | $(BIN)/uv
-	$(UV_INSTALL) -e '.[dev,franka,yam,realsense,opencv,libero,torch]'
+	$(UV_INSTALL) -e '.[dev,franka,yam,realsense,opencv,libero,lerobot,torch]'
 	@PYTHON=$(BIN)/python bash .ci/system_libraries.sh usb
 	@PYTHON=$(BIN)/python bash .ci/system_libraries.sh opencv
 	@touch $@ $(VENV)/.installed
@@ -65,6 +67,12 @@ $(VENV)/.ros-messages: $(VENV)/.ros-wheels $(shell find ros2_ws/src/pld_msgs)
 	cmake --install ros2_ws/build/pld_msgs --prefix $(VENV) >ros2_ws/log/install_messages.log
 	@touch $@
 
+lerobot: $(LEROBOT_VENV)/.installed
+
+$(LEROBOT_VENV)/.installed: .ci/lerobot_readers.sh
+	PYTHON=$(PYTHON) bash .ci/lerobot_readers.sh $(LEROBOT_VENV)
+	@touch $@
+
 # Links to the sources; the virtual environment runs them in place and does not need this.
 $(VENV)/.ros-packages: pyproject.toml $(ROS_PACKAGES) $(wildcard launch launch/*) | $(VENV)/.ros-messages
 	$(COLCON) --packages-select pld_ros pld --symlink-install
@@ -77,6 +85,7 @@ system:
 train: setup
 	$(BIN)/pld train $(ARGS)
 
+# Tests with LeRobot's own readers (1.9 GB) run after `make lerobot`, and else are skipped and say so.
 test: dev ros
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -90,5 +99,5 @@ bench: setup
 	$(BIN)/pld bench $(ARGS)
 
 clean:
-	rm -rf $(VENV) ros2_ws/build ros2_ws/install ros2_ws/log build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LEROBOT_VENV) ros2_ws/build ros2_ws/install ros2_ws/log build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -75,11 +75,14 @@ def _adapt(environment: Any) -> Environment:
 
 
 def base_policy(given: Any) -> BasePolicy:
-    """A policy from a BasePolicy, a callable ``observation -> action`` or ``module:attribute``."""
+    """A policy from a BasePolicy, a callable ``observation -> action`` or a name.
+
+    A name may come with an argument, as in ``compact:runs/x/checkpoints/distilled.vla`` or ``ws://gpu-server:8000``.
+    """
     from pld_core.vla.callable_policy import CallablePolicy  # imports JAX: three seconds that a robot node saves
 
     if isinstance(given, str):
-        given = registry.load("policies", given)
+        given = _named_policy(given)
     if isinstance(given, type):
         given = given()
     if isinstance(given, BasePolicy):
@@ -93,13 +96,27 @@ def base_policy(given: Any) -> BasePolicy:
     )
 
 
+def _named_policy(given: str) -> Any:
+    """As ``_with_argument``; without an argument, a callable that takes no text is the policy itself."""
+    name, colon, _ = given.partition(":")
+    if name not in registry.names("policies") or not (colon or _takes_text(registry.load("policies", name))):
+        return registry.load("policies", given)
+    made = _with_argument("policies", given)
+    return made() if inspect.isfunction(made) else made
+
+
+def _takes_text(make: Any) -> bool:
+    parameters = list(inspect.signature(make).parameters.values()) if inspect.isfunction(make) else []
+    return bool(parameters) and parameters[0].annotation in (str, "str")
+
+
 def reward_factory(given: Any) -> Callable[[], RewardModel]:
     """A maker of reward models (one per lane) from a name, a factory or a model.
 
     A name may come with an argument, as in ``classifier:runs/x/success.ckpt``.
     """
     if isinstance(given, str):
-        given = _named_reward(given)
+        given = _with_argument("rewards", given)
     if hasattr(given, "score") and not isinstance(given, type):
         return lambda: _own_copy(given)
     if callable(given):
@@ -107,18 +124,19 @@ def reward_factory(given: Any) -> Callable[[], RewardModel]:
     raise ConfigError(f"{type(given).__name__} is no reward: give an object with score(step), or a name like 'binary'.")
 
 
-def _named_reward(given: str) -> Any:
+def _with_argument(kind: registry.Kind, given: str) -> Any:
     """What ``name``, ``name:argument`` or ``module:attribute`` stands for; an installed name comes first."""
     name, colon, argument = given.partition(":")
-    if name not in registry.names("rewards"):
-        return registry.load("rewards", given)
-    make = registry.load("rewards", name)
-    wanted = [p.name for p in inspect.signature(make).parameters.values() if p.default is p.empty]
-    if wanted and not argument:
-        raise ConfigError(f"The reward {name!r} needs its {wanted[0]}: give `{name}:<{wanted[0]}>`.")
-    if colon and not wanted:
-        raise ConfigError(f"The reward {name!r} takes no argument; give `{name}` instead of {given!r}.")
-    return make(argument) if wanted else make
+    if name not in registry.names(kind):
+        return registry.load(kind, given)
+    make = registry.load(kind, name)
+    taken = [p for p in inspect.signature(make).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    needed = [p.name for p in taken if p.default is p.empty]
+    if needed and not argument:
+        raise ConfigError(f"{name!r} needs its {needed[0]}: give `{name}:<{needed[0]}>`.")
+    if colon and not taken:
+        raise ConfigError(f"{name!r} takes no argument; give `{name}` instead of {given!r}.")
+    return make(argument) if needed or (taken and argument) else make
 
 
 def _own_copy(reward: RewardModel) -> RewardModel:

@@ -107,6 +107,7 @@ class ProbeConfig:
 
     episodes: int = 200  # successful episodes to keep
     alpha: float = 0.6  # T_base ~ U[0, alpha * time limit]
+    image_every: int = 1  # ticks that a picture serves, where drawing is slow; distill learns ticks with a fresh one
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ POSITIVE = frozenset(
     )
     + ("updates_per_step", "critic_updates_per_actor_update", "replay_capacity", "grad_clip", "critics", "rank")
     + ("initial_temperature", "calql_actions", "eval_episodes", "checkpoint_seconds", "video_size", "video_fps")
-    + ("n_step", "replan_every", "round_episodes", "gamma", "tau")
+    + ("image_every", "n_step", "replan_every", "round_episodes", "gamma", "tau")
     + ("grounding_every", "grounding_frames", "grounding_steps")
 )
 NOT_NEGATIVE = frozenset(
@@ -57,6 +57,11 @@ def validate(config: TrainConfig) -> TrainConfig:
                 raise ConfigError(f"{key} must be {rule}, got {value!r}.")
     if config.seed >= SEEDS:
         raise ConfigError(f"seed must be below {SEEDS}, got {config.seed}.")
+    if config.replan_every % config.probe.image_every:
+        raise ConfigError(
+            f"probe.image_every is {config.probe.image_every} and replan_every {config.replan_every}: the base would "
+            "plan from old pictures. Give a divisor of replan_every."
+        )
     _validate_base(config.base)
     _validate_learn(config.learn)
     if any(part in config.run_name for part in ("/", "\\", "\0")) or config.run_name in (".", "..", "latest"):

@@ -35,6 +35,10 @@ class NonFiniteError(ContractError):
     """NaN or infinity from a policy, a sensor or a loss."""
 
 
+class PolicyUnavailableError(ContractError):
+    """Nobody computes the base policy's answers now, whatever is asked."""
+
+
 class CheckpointError(PLDError):
     """A checkpoint is missing, truncated, corrupt or made by other settings."""
 

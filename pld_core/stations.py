@@ -17,7 +17,7 @@ from pld_core.config import TrainConfig, config_root, read_yaml
 from pld_core.errors import ConfigError, RobotUnavailableError, UnknownNameError
 from pld_core.station_rules import check_numbers, check_twin
 from pld_core.strict import build
-from pld_core.types import ActionSpec
+from pld_core.types import ActionSpec, ObservationSpec
 
 NO_ROBOT = "none"  # of tasks that bring whatever they need
 Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -67,6 +67,12 @@ class RobotConfig:
     @property
     def is_simulated(self) -> bool:
         return self.driver == "simulated"
+
+    @property
+    def observation_spec(self) -> ObservationSpec:
+        """What policies see of it."""
+        cameras = {name: (c.policy_size, c.policy_size, 3) for name, c in self.cameras.items()}
+        return ObservationSpec(cameras, len(self.proprio), self.proprio)
 
     @property
     def action_spec(self) -> ActionSpec:

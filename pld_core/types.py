@@ -155,7 +155,7 @@ class EpisodeSpec:
     episode). xi: scale of the residual, in units of normalised action. explore: sample the
     residual instead of taking its mode, with the same noise for ``noise_ticks`` ticks (white noise
     cancels itself out before it turns or moves an arm anywhere). record_images: keep the frames in
-    the episode.
+    the episode (a slow simulator may take one only every few ticks, ``probe.image_every``).
     """
 
     task: str

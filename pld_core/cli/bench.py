@@ -34,6 +34,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
         "first_update_s_cold",
         "first_update_s_cached",
     ),
+    "policy_server": ("requests_per_s_1_clients", "requests_per_s_16_clients", "through_remote_vla_ms_p50"),
 }
 ROS_KEYS = ("ticks", "missed", "latency_ms_p50", "latency_ms_p99", "frames_lost", "transitions_lost")
 ROS_HELP = """usage: pld bench ros [--seconds N] [--domain D] [--run_dir DIR] [--json]

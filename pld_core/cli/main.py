@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 import traceback
@@ -13,7 +14,7 @@ from pld_core.errors import PLDError, UnknownNameError
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 
-# verb -> what `pld --help` says; each lives in pld_core/cli/<verb>.py (reward_train.py) with `run(args) -> exit status`
+# verb -> what `pld --help` says; each lives in the module that `module_of` names, with `run(args) -> exit status`
 VERBS: Mapping[str, str] = {
     "train": "the whole loop: harvest, learn, probe, distill, eval, report",
     "harvest": "roll the base VLA out and keep its successes",
@@ -22,6 +23,9 @@ VERBS: Mapping[str, str] = {
     "distill": "fine-tune the base VLA on them",
     "eval": "success rates of base, specialist and distilled VLA",
     "report": "write report.html of a run",
+    "serve": "a policy for others, over openpi's websocket protocol",
+    "export": "a run's episodes as a dataset for other tools: LeRobot v3.0 or v2.1, RLDS",
+    "import": "a dataset that `pld export` wrote, back as recorded episodes",
     "launch": "start a station's ROS nodes and the learner, and keep them running",
     "operator": "start, verdict, pause, emergency stop and driving by hand, for a running graph",
     "reward-train": "train a success classifier from labelled episodes",
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UnknownNameError("command", verb, VERBS, "See `pld --help`.")
-        return importlib.import_module(f"pld_core.cli.{verb.replace('-', '_')}").run(rest) or 0
+        return importlib.import_module(f"pld_core.cli.{module_of(verb)}").run(rest) or 0
     except PLDError as error:
         if debug:
             traceback.print_exc()
@@ -66,6 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `pld ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def module_of(verb: str) -> str:
+    """``reward_train`` of ``reward-train``, ``import_`` of ``import``, which Python keeps for itself."""
+    return verb.replace("-", "_") + "_" * keyword.iskeyword(verb)
 
 
 def usage() -> str:

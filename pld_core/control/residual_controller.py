@@ -11,7 +11,7 @@ import numpy as np
 from pld_core.control.checks import check_chunk, check_observation
 from pld_core.control.chunk_cursor import ChunkCursor
 from pld_core.control.safety import SafetyLimits
-from pld_core.errors import ContractError
+from pld_core.errors import ContractError, PolicyUnavailableError
 from pld_core.interfaces import BasePolicy, ResidualActor
 from pld_core.types import BASE_TICK, RESIDUAL_TICK, ActionChunk, EpisodeSpec, Observation, ObservationSpec
 
@@ -126,6 +126,8 @@ class ResidualController:
                     f"The base policy (version {self.policy.version}) answered {len(chunks)} chunks for "
                     f"{len(observations)} observations; infer() must answer one for each."
                 )
+        except PolicyUnavailableError as fault:
+            return [fault] * len(observations)
         except ContractError as fault:
             if len(observations) == 1:
                 return [fault]

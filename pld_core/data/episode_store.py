@@ -51,6 +51,10 @@ class EpisodeStore:
 
     def __iter__(self) -> Iterator[Episode]:
         """Every episode; a file whose content turns out to be damaged is moved aside and left out."""
+        return (episode for episode, _ in self.items())
+
+    def items(self) -> Iterator[tuple[Episode, dict[str, Any]]]:
+        """Every episode that can be read, with what the caller of ``append`` added."""
         for record in list(self._records):
             path = self.folder / record["file"]
             try:
@@ -59,7 +63,7 @@ class EpisodeStore:
                 self._set_aside(path, error)
                 self._records.remove(record)
                 continue
-            yield episode
+            yield episode, dict(record["metadata"])
 
     def metadata(self) -> list[dict[str, Any]]:
         """What the callers of ``append`` added, one dictionary per episode."""

@@ -16,6 +16,7 @@ from pld_core.data.episode_store import EpisodeStore
 from pld_core.data.replay import ReplayBuffer
 from pld_core.errors import ConfigError, StageError
 from pld_core.interfaces import TrainableVLA
+from pld_core.runlog import read_config
 from pld_core.stages.background import BackgroundRunner
 from pld_core.stages.base import make_base, remove_leftovers
 from pld_core.stages.demonstrate import BurstNoise, demonstrate, demonstrations
@@ -167,7 +168,7 @@ def run_distill(work: Workspace) -> Result:
         star = policy.sft(
             episodes, mode=config.mode, rank=config.rank, steps=config.steps, batch_size=config.batch_size,
             learning_rate=config.learning_rate, seed=work.config.seed, state_path=folder / "sft.state",
-            gripper=work.environment.action_spec.gripper, progress=progress,
+            gripper=work.environment.action_spec.gripper, every=imitated_every(work), progress=progress,
         )  # fmt: skip
         star.save(work.distilled_path)
     return {"policy": star.version, "episodes": len(episodes), "ticks": sum(len(e) for e in episodes)}
@@ -180,6 +181,8 @@ def to_imitate(work: Workspace) -> list[Episode]:
     holds VLA* back (docs/results.md has the difference).
     """
     config = work.config.distill
+    for run in config.runs if config.data != "oracle" else ():
+        _check_pictures(run, work.config.probe.image_every)
     stores = [work.probe, *(EpisodeStore(probe_folder(run), read_only=True) for run in config.runs)]
     for name, store in zip((work.folder, *config.runs), stores, strict=True):
         if config.episodes is not None and len(store) < config.episodes:
@@ -187,8 +190,10 @@ def to_imitate(work: Workspace) -> list[Episode]:
     episodes = [episode for store in stores for episode in islice(store, config.episodes)]
     if config.data != "pld" or config.imitate == "all":
         return episodes
+    every = imitated_every(work)
     taken_over = [(e, np.flatnonzero(e.source == RESIDUAL_TICK)) for e in episodes]
-    parts = [e.tail(int(ticks[0])) for e, ticks in taken_over if len(ticks)]
+    starts = [(e, -(-int(ticks[0]) // every) * every) for e, ticks in taken_over if len(ticks)]  # with a fresh picture
+    parts = [e.tail(start) for e, start in starts if start < len(e)]
     if not parts:
         raise StageError(
             f"The base alone finished all {len(episodes)} probed episodes. Probe more (probe.episodes), give the "
@@ -198,11 +203,26 @@ def to_imitate(work: Workspace) -> list[Episode]:
     return parts
 
 
+def imitated_every(work: Workspace) -> int:
+    """Ticks from one imitated tick to the next: those with a fresh picture. Demonstrations have one at every tick."""
+    return 1 if work.config.distill.data == "oracle" else work.config.probe.image_every
+
+
 def probe_folder(run: str) -> Path:
     folder = Path(run) / "probe"
     if not folder.is_dir():
         raise ConfigError(f"distill.runs names {run!r}, which holds no probe data; give the folder of a finished run.")
     return folder
+
+
+def _check_pictures(run: str, every: int) -> None:
+    """Ticks that are imitated must have a fresh picture in another run's probes too."""
+    theirs = read_config(Path(run)).probe.image_every
+    if every % theirs:
+        raise ConfigError(
+            f"distill.runs names {run!r}, whose pictures served {theirs} ticks each; here every {every} are imitated. "
+            f"Give --probe.image_every {theirs}."
+        )
 
 
 def run_eval(work: Workspace) -> Result:

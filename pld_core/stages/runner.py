@@ -56,14 +56,16 @@ class LocalRunner:
         residual: bool = True,
         features: int | None = None,
         images_every_tick: bool = False,
+        recorded_every: int = 1,
         stopping: threading.Event | None = None,
     ) -> None:
-        """images_every_tick: also where an environment could leave out those that nobody looks at (``image_every``)."""
+        """Of environments that can leave out pictures which nobody looks at (``image_every``): images_every_tick has
+        them drawn all the same; recorded_every: ticks that one serves in episodes with ``record_images``."""
         first = environments[0]
         limits = SafetyLimits(first.action_spec, getattr(first, "workspace", None))
         self.environments = environments
         self.policy = policy
-        self._settings = (reward, replan_every, residual, features, images_every_tick)
+        self._settings = (reward, replan_every, residual, features, images_every_tick, recorded_every)
         self._rewards = [reward() for _ in environments]
         self.sees_for_itself = sees_for_itself(self._rewards[0])
         self._controller = ResidualController(
@@ -123,8 +125,10 @@ class LocalRunner:
 
     def _image_every(self, spec: EpisodeSpec) -> int:
         """Ticks between the pictures that somebody looks at; the base does when it plans."""
-        _, replan_every, _, _, every_tick = self._settings
-        return 1 if spec.record_images or self.sees_for_itself or every_tick else replan_every
+        _, replan_every, _, _, every_tick, recorded_every = self._settings
+        if self.sees_for_itself or every_tick:
+            return 1
+        return recorded_every if spec.record_images else replan_every
 
     def _tick(self, actor: ResidualActor | None, on_tick: OnTick | None) -> None:
         if self._stopping.is_set():

@@ -50,11 +50,8 @@ class Workspace:
         factory = bring.environment_factory(self._objects.get("task", self.config.task))
         reward = bring.reward_factory(self._objects.get("reward", self.config.reward))
         looks = self.config.images_every_tick or self._wants_images
-        return BackgroundRunner(
-            lambda: LocalRunner(
-                factory(self.config.lanes), self.policy, reward, self.config.replan_every, residual, features, looks
-            )
-        )
+        settings = self.config.replan_every, residual, features, looks, self.config.probe.image_every
+        return BackgroundRunner(lambda: LocalRunner(factory(self.config.lanes), self.policy, reward, *settings))
 
     @property
     def judge(self) -> BackgroundRunner | None:
@@ -227,6 +224,11 @@ class Workspace:
     def close(self) -> None:
         if "runner" in self.__dict__:
             self.runner.close()
+
+
+def compact(path: str = "") -> CompactVLA:
+    """``compact``: the base that ships for the tabletop tasks; ``compact:PATH``: a checkpoint of CompactVLA."""
+    return CompactVLA.load(Path(path) if path else shipped_base("flow"))
 
 
 def base_checkpoint(config: TrainConfig) -> Path:

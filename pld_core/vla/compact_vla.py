@@ -56,6 +56,11 @@ class CompactVLA:
         return cls(shape, init_params(shape, jax.random.key(seed)), identity_stats(shape))
 
     @property
+    def cameras(self) -> dict[str, tuple[int, int]]:
+        """Height and width of each camera that it needs."""
+        return {name: (height, width) for name, height, width in self.shape.cameras}
+
+    @property
     def parameters(self) -> int:
         """Number of weights."""
         return parameter_count(self.params)
@@ -83,6 +88,7 @@ class CompactVLA:
         grounding_labels: Sequence[np.ndarray] | None = None,
         grounding_weight: float = 0.0,
         gripper: int | None = None,
+        every: int = 1,
         state_path: Path | None = None,
         progress: Any = None,
         **options: Any,
@@ -91,12 +97,13 @@ class CompactVLA:
 
         mode: ``head``, ``full`` or ``lora``. options: fields of ``TrainConfig`` (steps, batch_size,
         learning_rate, warmup, weight_decay, ema, seed, ...). gripper: that of the ``ActionSpec``; it
-        says how an arm rests after an episode's end. state_path: where training state is saved and
-        continued from. Normalisation statistics are taken from the first data seen and then kept, so
-        that weights keep their meaning; ``head`` never touches those that the features depend on.
+        says how an arm rests after an episode's end. every: ticks from one that is learnt to the next.
+        state_path: where training state is saved and continued from. Normalisation statistics are taken from the
+        first data seen and then kept, so that weights keep their meaning; ``head`` never touches those that the
+        features depend on.
         """
         config = TrainConfig.of(options)
-        data = tuning.make_dataset(episodes, self.shape, grounding_labels, gripper)
+        data = tuning.make_dataset(episodes, self.shape, grounding_labels, gripper, every)
         stats, fitted = self.stats, self.fitted
         if "action" not in fitted:
             stats = tuning.fit_action_stats(stats, np.concatenate([e.action for e in episodes]))

@@ -60,9 +60,10 @@ def make_dataset(
     shape: ModelShape,
     labels: Sequence[np.ndarray] | None = None,
     gripper: int | None = None,
+    every: int = 1,
 ) -> SFTData:
     """Windows of all episodes that are not voided. labels: grounding ``[T+1, 5]`` per episode; gripper: see
-    ``action_windows``."""
+    ``action_windows``; every: ticks from the start of one window to that of the next."""
     usable = [i for i, episode in enumerate(episodes) if not episode.voided and len(episode) > 0]
     if not usable:
         raise ContractError(f"None of the {len(episodes)} episodes given to sft can be used (voided or empty).")
@@ -72,14 +73,18 @@ def make_dataset(
         raise ContractError(f"{len(labels)} arrays of grounding labels for {len(episodes)} episodes; give one each.")
     chosen = [episodes[i] for i in usable]
     instructions = tuple(dict.fromkeys(episode.instruction for episode in chosen))
-    ids = [np.full(len(episode), instructions.index(episode.instruction)) for episode in chosen]
+    rows = [np.arange(0, len(episode), every) for episode in chosen]
+    ids = [np.full(len(r), instructions.index(e.instruction)) for e, r in zip(chosen, rows, strict=True)]
+    windows = [action_windows(e.action, shape.config.horizon, gripper)[r] for e, r in zip(chosen, rows, strict=True)]
     return SFTData(
-        images={n: np.concatenate([e.images[n][: len(e)] for e in chosen]) for n, _, _ in shape.cameras},
-        proprio=np.concatenate([e.proprio[: len(e)] for e in chosen]).astype(np.float32),
-        chunks=np.concatenate([action_windows(e.action, shape.config.horizon, gripper) for e in chosen]),
+        images={
+            n: np.concatenate([e.images[n][r] for e, r in zip(chosen, rows, strict=True)]) for n, _, _ in shape.cameras
+        },
+        proprio=np.concatenate([e.proprio[r] for e, r in zip(chosen, rows, strict=True)]).astype(np.float32),
+        chunks=np.concatenate(windows),
         instruction_ids=np.concatenate(ids),
         tokens=np.stack([tokenise(text, shape.config.text_buckets) for text in instructions]),
-        labels=None if labels is None else np.concatenate([labels[i][: len(episodes[i])] for i in usable]),
+        labels=None if labels is None else np.concatenate([labels[i][r] for i, r in zip(usable, rows, strict=True)]),
     )
 
 

@@ -33,6 +33,7 @@ from pld_ros.launching.process import Process
 from pld_ros.runner.ros_runner import RosRunner
 
 TASK = "peg_insertion"
+MARCHING = "station:Marching"
 NODES = ("controller", "robot", "camera", "vla_server", "reward", "replay_logger", "operator")
 
 
@@ -65,10 +66,13 @@ class Running:
 class Station:
     """The nodes of `pld launch sim_train` in real time, without supervisor: who is killed stays dead.
 
-    folder: the learner's; run_dir: the nodes'; robot: another station's file than the simulated one's.
+    folder: the learner's; run_dir: the nodes'; robot: another station's file than the simulated one's; policy: how the
+    VLA server's node gets at Marching.
     """
 
-    def __init__(self, folder: Path, run_dir: Path, domain: int, robot: str = "", **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, run_dir: Path, domain: int, robot: str = "", policy: str = MARCHING, **settings: Any
+    ) -> None:
         self.folder, self.run_dir = folder, run_dir
         self.records, self.weights = _free_addresses()
         self._settings = settings
@@ -76,7 +80,7 @@ class Station:
             "sim_train",
             GraphArguments(
                 task=TASK, robot=robot, learner=False, priority=True, domain=domain, run_dir=str(run_dir),
-                policy="station:Marching", records_address=self.records, weights_address=self.weights,
+                policy=policy, records_address=self.records, weights_address=self.weights,
                 wait_for_operator=False, label_window_s=0.0,
             ),
         )  # fmt: skip
@@ -333,7 +337,7 @@ def make_learner(records: str, weights: str, folder: Path) -> RosRunner:
         TASK,
         {
             "runner": "ros", "ros.attach": True, "ros.records_address": records, "ros.weights_address": weights,
-            "policy": "station:Marching",
+            "policy": MARCHING,
         },
     )  # fmt: skip
     return RosRunner(config, folder, Marching(), True, None)

@@ -17,7 +17,6 @@ from pld_core.rl.config import LearnerConfig
 from pld_core.rl.learner import Learner
 from pld_core.stages.runner import LocalRunner
 from pld_core.types import Episode, EpisodeSpec
-from pld_ros.policies import load_policy
 from pld_ros.runner.ros_runner import RosRunner
 
 TASK, FEATURES = "peg_insertion", 5
@@ -55,7 +54,7 @@ def assert_equal(local: Episode, ros: Episode) -> None:
 
 @pytest.mark.slow
 def test_nodes_and_local_runner_give_the_same_episodes(tmp_path: Path, link_addresses: dict[str, str]) -> None:
-    policy = load_policy("compact")
+    policy = bring.base_policy("compact")
     environments = bring.environment_factory(TASK)(1)
     local = LocalRunner(environments, policy, BinaryReward, 1, True, FEATURES)
     state_dim = environments[0].observation_spec.proprio_dim + FEATURES + 7 * policy.action_horizon

@@ -36,7 +36,7 @@ def test_help_lists_every_verb_and_every_verb_has_a_file(capsys):
     text = capsys.readouterr().out
     for name in cli.VERBS:
         assert f"  {name} " in text
-        assert Path(cli.__file__).with_name(f"{name.replace('-', '_')}.py").exists()
+        assert Path(cli.__file__).with_name(f"{cli.module_of(name)}.py").exists()
 
 
 def test_help_does_not_import_the_heavy_libraries():

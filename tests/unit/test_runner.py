@@ -152,15 +152,18 @@ def test_ticks_that_run_elsewhere_run_side_by_side(late: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record_images", "every_tick", "wanted"), [(False, False, 3), (True, False, 1), (False, True, 1)]
+    ("record_images", "recorded_every", "every_tick", "wanted"),
+    [(False, 1, False, 4), (True, 1, False, 1), (True, 2, False, 2), (True, 2, True, 1), (False, 1, True, 1)],
 )
-def test_pictures_are_taken_where_somebody_looks_at_them(record_images: bool, every_tick: bool, wanted: int) -> None:
+def test_pictures_are_taken_where_somebody_looks_at_them(
+    record_images: bool, recorded_every: int, every_tick: bool, wanted: int
+) -> None:
     class Leaving(PointReach):
         image_every = 7
 
     environment = Leaving()
     policy = CallablePolicy(lambda seen: np.tile(still(seen), (4, 1)), horizon=4)
-    runner = LocalRunner([environment], policy, binary, replan_every=3, images_every_tick=every_tick)
+    runner = LocalRunner([environment], policy, binary, 4, images_every_tick=every_tick, recorded_every=recorded_every)
     list(runner.run([dataclasses.replace(specs(1)[0], record_images=record_images)]))
     assert environment.image_every == wanted
 

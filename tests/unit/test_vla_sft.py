@@ -90,6 +90,15 @@ def test_dataset_drops_voided_episodes(policy: CompactVLA, episodes: list[Episod
         make_dataset([spoiled], policy.shape)
 
 
+def test_dataset_takes_the_ticks_with_a_fresh_picture(policy: CompactVLA, episodes: list[Episode]) -> None:
+    labels = [np.full((7, 5), number, np.float32) + np.arange(7)[:, None] for number in range(len(episodes))]
+    every, fourth = (make_dataset(episodes, policy.shape, labels, gripper=6, every=n) for n in (1, 4))
+    rows = [6 * episode + tick for episode in range(len(episodes)) for tick in (0, 4)]
+    for name in ("proprio", "chunks", "instruction_ids", "labels"):
+        np.testing.assert_array_equal(getattr(fourth, name), getattr(every, name)[rows], name)
+    np.testing.assert_array_equal(fourth.images["top"], every.images["top"][rows])
+
+
 def test_unusable_episodes_are_named(policy: CompactVLA, episodes: list[Episode]) -> None:
     with pytest.raises(ContractError, match="Episode 1 has no frames"):
         policy.sft([episodes[0], dataclasses.replace(episodes[1], images={})], steps=1)

@@ -7,14 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from pld_core.config import load_config
+from pld_core.config_rules import validate
 from pld_core.errors import ConfigError
 from pld_core.stages.loop import to_imitate
 from pld_core.stages.pipeline import Pipeline
 from pld_core.stages.workspace import Workspace
-from pld_core.types import ActionSpec, ObservationSpec
+from pld_core.types import BASE_TICK, RESIDUAL_TICK, ActionSpec, ObservationSpec
 from pld_sim.point_reach import PointReach
 
 
@@ -66,6 +68,23 @@ def test_an_action_without_a_gripper_has_no_rotation_to_leave() -> None:
     assert ActionSpec(dim=7, gripper=None).rotation == ()
     assert ActionSpec(dim=4, gripper=3).rotation == ()
     assert ActionSpec().rotation == (3, 4, 5)
+
+
+def test_vla_star_learns_from_the_first_fresh_picture_of_the_specialist(tmp_path: Path) -> None:
+    class Probe:
+        def __init__(self, takes_over: int) -> None:
+            self.source = np.where(np.arange(7) < takes_over, BASE_TICK, RESIDUAL_TICK)
+            self.tail = lambda start: (takes_over, start)
+
+        def __len__(self) -> int:
+            return len(self.source)
+
+    probes = [Probe(takes_over) for takes_over in (0, 1, 4, 5, 7)]
+    config = load_config("custom", {"probe.image_every": 4, "replan_every": 4})
+    work = SimpleNamespace(folder=tmp_path, probe=probes, config=config)
+    assert to_imitate(work) == [(0, 0), (1, 4), (4, 4)]  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"image_every is 4 and replan_every 2: .* divisor"):
+        validate(load_config("custom", {"probe.image_every": 4, "replan_every": 2}))
 
 
 def test_vla_star_learns_from_so_many_probes_of_each_run(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def content_seed(observation: Observation, mapping: RobotMapping) -> int:
 
 @dataclass(frozen=True)
 class Windows:
-    """Every tick of the episodes that can be used: ``ticks`` ``[N, 2]`` (episode, tick), chunks ``[T, H, A]`` each."""
+    """The ticks of usable episodes that are learnt: ``ticks`` ``[N, 2]`` (episode, tick), chunks ``[T, H, A]`` each."""
 
     episodes: tuple[Episode, ...]
     chunks: tuple[np.ndarray, ...]
@@ -48,8 +48,13 @@ class Windows:
     rows: BalancedRows
 
     @classmethod
-    def of(cls, episodes: Sequence[Episode], mapping: RobotMapping, horizon: int, gripper: int | None) -> Windows:
-        """gripper: see ``action_windows``. Raises ContractError for episodes of another robot, or if none is left."""
+    def of(
+        cls, episodes: Sequence[Episode], mapping: RobotMapping, horizon: int, gripper: int | None, every: int = 1
+    ) -> Windows:
+        """gripper: see ``action_windows``; every: ticks from one window to the next.
+
+        Raises ContractError for episodes of another robot, or if none is left.
+        """
         usable = [(i, e) for i, e in enumerate(episodes) if not e.voided and len(e) > 0]
         if not usable:
             raise ContractError(f"None of the {len(episodes)} episodes given to sft can be used (voided or empty).")
@@ -57,12 +62,12 @@ class Windows:
             _check_episode(episode, index, mapping)
         chosen = tuple(episode for _, episode in usable)
         instructions = list(dict.fromkeys(episode.instruction for episode in chosen))
-        counts = [len(episode) for episode in chosen]
-        owner = np.repeat(np.arange(len(chosen)), counts)
+        ticks = [np.arange(0, len(episode), every) for episode in chosen]
+        owner = np.repeat(np.arange(len(chosen)), [len(each) for each in ticks])
         return cls(
             chosen,
             tuple(action_windows(episode.action, horizon, gripper) for episode in chosen),
-            np.stack([owner, np.concatenate([np.arange(count) for count in counts])], axis=1),
+            np.stack([owner, np.concatenate(ticks)], axis=1),
             BalancedRows(np.array([instructions.index(chosen[i].instruction) for i in owner])),
         )
 

@@ -145,6 +145,7 @@ class TorchVLA(ABC):
         rank: int = 32,
         micro_batch: int = 8,
         gripper: int | None = None,
+        every: int = 1,
         state_path: Path | None = None,
         progress: Progress | None = None,
         grounding_labels: Any = None,
@@ -154,7 +155,7 @@ class TorchVLA(ABC):
         """Fine-tune on the executed actions of ``episodes``; returns a new policy, this one stays as it is.
 
         mode: ``head``, ``full`` or ``lora`` (adapters of ``rank``, merged at the end). options: fields of
-        ``TrainConfig``. gripper, state_path, progress: as for CompactVLA. micro_batch: rows per gradient call.
+        ``TrainConfig``. gripper, every, state_path, progress: as for CompactVLA. micro_batch: rows per gradient call.
         Statistics that the checkpoint lacks are taken from these episodes. Grounding does not apply here.
         """
         if mode not in MODES:
@@ -162,7 +163,7 @@ class TorchVLA(ABC):
         if micro_batch < 1:
             raise ConfigError(f"sft needs micro_batch >= 1, got {micro_batch}.")
         config = TrainConfig.of(options)
-        windows = Windows.of(episodes, self.mapping, self.trained_horizon, gripper)
+        windows = Windows.of(episodes, self.mapping, self.trained_horizon, gripper, every)
         star = self._with(copy.deepcopy(self.model), self._fitted(windows))
         precision = star._precision()
         parameters = star._trainable(mode, rank, config.seed)

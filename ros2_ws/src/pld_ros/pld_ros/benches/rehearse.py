@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pld_core import registry
+from pld_core import bring, registry
 from pld_core.cli.common import only_json, take_flag, take_option
 from pld_core.config import TrainConfig, config_root
 from pld_core.errors import ConfigError, RobotUnavailableError, UnknownNameError
@@ -97,7 +97,6 @@ def rehearse(task: str, seed: int, run_dir: Path, policy: str = ORACLE) -> Episo
     Raises RobotUnavailableError where the nodes, the cameras or the simulator do not get ready, or end; ConfigError
     where an extra is missing.
     """
-    from pld_ros.policies import load_policy
     from pld_ros.runner.own_graph import OwnGraph
     from pld_ros.runner.ros_runner import RosRunner
 
@@ -113,7 +112,9 @@ def rehearse(task: str, seed: int, run_dir: Path, policy: str = ORACLE) -> Episo
         graph = OwnGraph(_launch_arguments(config, run_dir), run_dir, {WHERE: json.dumps(dataclasses.asdict(place))})
         stack.callback(graph.close)
         # One refusal is enough: nobody is here to press and release an emergency stop after a fault.
-        runner = RosRunner(config, run_dir, load_policy(policy), residual=False, features=None, graph=graph, refusals=1)
+        runner = RosRunner(
+            config, run_dir, bring.base_policy(policy), residual=False, features=None, graph=graph, refusals=1
+        )
         stack.callback(runner.close)
         return next(iter(runner.run([EpisodeSpec(task, seed)])))
 

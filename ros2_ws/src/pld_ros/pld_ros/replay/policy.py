@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,8 @@ from pld_core.errors import CheckpointError, ConfigError, StageError
 from pld_core.interfaces import BasePolicy, ResidualActor
 from pld_core.rl.actor import LearnerActor
 from pld_core.rl.presets import algorithm
-from pld_core.runlog import read_config
+from pld_core.stages.finished_run import FinishedRun
 from pld_core.stages.learn import actor_params
-from pld_core.stages.workspace import Workspace
 from pld_core.stations import load_robot, load_task, task_names
 from pld_core.types import Episode, Observation, ObservationSpec
 from pld_core.vla.compact_vla import CompactVLA
@@ -68,7 +67,7 @@ def compare_with_policy(
 def load_policy(given: str, config: TrainConfig, run: Path) -> BasePolicy:
     """``base``: the run's own; a path: a CompactVLA checkpoint; else an installed name or module:factory."""
     if given == "base":
-        return _Recorded(config, run).policy
+        return FinishedRun(run, config).policy
     if Path(given).exists():
         return CompactVLA.load(Path(given))
     if given.endswith(".vla"):
@@ -89,25 +88,9 @@ def load_specialist(path: Path, base: BasePolicy, episode: Episode, limits: Safe
     run = path.resolve().parents[1]
     cameras = {name: (f.shape[1], f.shape[2], f.shape[3]) for name, f in episode.images.items()}
     spec = ObservationSpec(cameras, episode.proprio.shape[1])
-    work = _Recorded(
-        read_config(run), run, base, SimpleNamespace(observation_spec=spec, action_spec=limits.action_spec)
-    )
+    world = SimpleNamespace(observation_spec=spec, action_spec=limits.action_spec)
+    work = FinishedRun(run, policy=base, world=world)
     return LearnerActor(work.learner, actor_params(arrays))
-
-
-class _Recorded(Workspace):
-    """A run's settings applied to what was recorded: nothing is simulated and nothing moves."""
-
-    def __init__(self, config: TrainConfig, run: Path, policy: BasePolicy | None = None, world: Any = None) -> None:
-        log = SimpleNamespace(dir=run, stage_done=lambda stage: False)
-        super().__init__(config, cast(Any, log), cast(Any, None), {})
-        self._world = world
-        if policy is not None:
-            self.__dict__["policy"] = policy
-
-    @property
-    def environment(self) -> Any:
-        return self._world
 
 
 def _limits(episode: Episode) -> SafetyLimits:

@@ -53,8 +53,7 @@ class StationEnvironment:
 
     @property
     def observation_spec(self) -> ObservationSpec:
-        cameras = {name: (c.policy_size, c.policy_size, 3) for name, c in self.station.cameras.items()}
-        return ObservationSpec(cameras, len(self.station.proprio), self.station.proprio)
+        return self.station.observation_spec
 
 
 class RosRunner:

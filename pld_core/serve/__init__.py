@@ -1,0 +1,1 @@
+"""`pld serve`: policies for anyone who speaks openpi's websocket protocol."""
