@@ -13,6 +13,10 @@ VENV ?= .venv
 LEROBOT_VENV ?= .venv-lerobot
 BIN := $(VENV)/bin
 ARGS ?=
+# Folders of wheels that pip is told of hold for uv too: a CPU build of torch, which PyPI has not, may lie there.
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -b constraints.txt
 
 # Tells the ROS build tools that the wheels in the virtual environment are the ROS installation.
@@ -39,9 +43,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py | $(BIN)/uv
 	$(UV_INSTALL) -e .
 	@touch $@
 
-# The tests drive the arms' and cameras' own libraries, and the tasks of LIBERO.
+# The tests drive the arms' and cameras' own libraries, the tasks of LIBERO, and small networks in PyTorch.
 $(VENV)/.installed-dev: pyproject.toml constraints.txt setup.py | $(BIN)/uv
-	$(UV_INSTALL) -e '.[dev,franka,yam,realsense,opencv,libero,lerobot]'
+	$(UV_INSTALL) -e '.[dev,franka,yam,realsense,opencv,libero,lerobot,torch]'
 	@PYTHON=$(BIN)/python bash .ci/system_libraries.sh usb
 	@PYTHON=$(BIN)/python bash .ci/system_libraries.sh opencv
 	@touch $@ $(VENV)/.installed

@@ -102,7 +102,7 @@ class CompactVLA:
         first data seen and then kept, so that weights keep their meaning; ``head`` never touches those that the
         features depend on.
         """
-        config = _train_config(options)
+        config = TrainConfig.of(options)
         data = tuning.make_dataset(episodes, self.shape, grounding_labels, gripper, every)
         stats, fitted = self.stats, self.fitted
         if "action" not in fitted:
@@ -123,7 +123,7 @@ class CompactVLA:
 
         options: ``TrainConfig``. state_path: where training state is saved and continued from.
         """
-        config = _train_config({"batch_size": 64, "steps": 6000, "learning_rate": 2e-3, **options})
+        config = TrainConfig.of({"batch_size": 64, "steps": 6000, "learning_rate": 2e-3, **options})
         stats = self.stats if "proprio" in self.fitted else tuning.fit_proprio_stats(self.stats, frames.proprio)
         fingerprint = f"{self.version} {len(frames)}"
         params = pretraining.pretrain(self.params, stats, self.shape, frames, config, fingerprint, state_path, progress)
@@ -208,14 +208,6 @@ def _forward(shape: ModelShape, params: Params, stats: Any, images: Any, tokens:
     """Compiled once per shape, shared by all policies of that shape."""
     encoding = encode(params, stats, shape, images, tokens, proprio)
     return decode(params, stats, shape, encoding.context), encoding.features, encoding.grounding
-
-
-def _train_config(options: dict[str, Any]) -> TrainConfig:
-    valid = [field.name for field in dataclasses.fields(TrainConfig)]
-    unknown = sorted(set(options) - set(valid))
-    if unknown:
-        raise ConfigError(f"Unknown training option {', '.join(unknown)}. Valid: {', '.join(valid)}.")
-    return TrainConfig(**options)
 
 
 def _version(shape: ModelShape, params: Params, stats: Mapping[str, np.ndarray]) -> str:

@@ -7,7 +7,7 @@ in the same bits as one that was never interrupted.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,14 @@ class TrainConfig:
                 "Training needs steps, batch_size, save_every >= 1, learning_rate > 0, "
                 f"0 <= ema < 1 and 0 <= warmup < 1; got {dataclasses.asdict(self)}."
             )
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> TrainConfig:
+        """From the options of an ``sft``; ConfigError names one that does not exist."""
+        valid = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(options) - set(valid)):
+            raise ConfigError(f"Unknown training option {', '.join(unknown)}. Valid: {', '.join(valid)}.")
+        return cls(**options)
 
     def optimiser(self) -> optax.GradientTransformation:
         warmup = int(self.warmup * self.steps)
