@@ -27,7 +27,7 @@ Algorithm = Literal["pld", "rlpd", "wsrl", "calql", "residual_sac"]
 Encoder = Literal["auto", "features", "resnet10"]
 SftMode = Literal["full", "head", "lora"]
 SftData = Literal["pld", "oracle", "base"]
-Head = Literal["flow", "tokens"]
+Head = Literal["flow", "tokens", "diffusion"]
 Imitate = Literal["specialist", "all"]
 
 
@@ -35,7 +35,7 @@ Imitate = Literal["specialist", "all"]
 class BaseConfig:
     """The frozen base VLA, and how it is made from a few demonstrations with ``from_scratch``."""
 
-    head: Head = "flow"  # flow matching, or autoregressive action tokens
+    head: Head = "flow"  # flow matching, autoregressive action tokens, or score matching
     checkpoint: str = ""  # path of a CompactVLA checkpoint, or the name of a shipped one; empty: base_<head>
     tasks: tuple[str, ...] = ("peg_insertion", "cube_pickup", "gpu_insertion")  # one model serves all
     grounding_frames: int = 14_000  # labelled frames per task for the visual pre-training

@@ -16,10 +16,11 @@ import numpy as np
 
 from pld_core.errors import ConfigError
 from pld_core.types import ObservationSpec
-from pld_core.vla import flow_head, token_head
+from pld_core.vla import diffusion_head, flow_head, token_head
 from pld_core.vla.instruction import PADDING
 from pld_core.vla.layers import Params, conv, conv_init, dense, dense_init, mlp, mlp_init
 
+HEADS = {"flow": flow_head, "tokens": token_head, "diffusion": diffusion_head}
 GROUNDING_DIM = 5  # dx, dy, dz in cm; sin, cos of the yaw error
 GROUNDING_SOFT_CM = 0.2  # errors below this size are resolved linearly in the features
 
@@ -28,7 +29,7 @@ GROUNDING_SOFT_CM = 0.2  # errors below this size are resolved linearly in the f
 class CompactVLAConfig:
     """Sizes of the network. The defaults give about 400,000 parameters with two cameras."""
 
-    head: Literal["flow", "tokens"] = "flow"
+    head: Literal["flow", "tokens", "diffusion"] = "flow"
     horizon: int = 8
     patch: int = 4  # pixels: side of the square patches that the first layer sees
     stem: int = 64  # width of the dense layer over patches
@@ -39,13 +40,13 @@ class CompactVLAConfig:
     text_dim: int = 16
     grounding_width: int = 192
     width: int = 192  # of the action head
-    flow_steps: int = 8
+    flow_steps: int = 8  # from noise to actions, of the flow and the diffusion head
     token_bins: int = 256
     token_width: int = 96
 
     def __post_init__(self) -> None:
-        if self.head not in ("flow", "tokens"):
-            raise ConfigError(f"head is {self.head!r}; valid: 'flow', 'tokens'.")
+        if self.head not in HEADS:
+            raise ConfigError(f"head is {self.head!r}; valid: {', '.join(map(repr, HEADS))}.")
         sizes = {k: v for k, v in vars(self).items() if k != "head"}
         wrong = {k: v for k, v in sizes.items() if not isinstance(v, int) or v < 1}
         if wrong or self.text_buckets < 2 or self.token_bins < 2:
@@ -91,7 +92,7 @@ def init_params(shape: ModelShape, key: jax.Array) -> Params:
     config = shape.config
     k_text, k_ground, k_head, *k_cameras = jax.random.split(key, 3 + len(shape.cameras))
     ground_in = shape.visual_dim + shape.proprio_dim + config.text_dim
-    head = flow_head if config.head == "flow" else token_head
+    head = HEADS[config.head]
     return {
         "text": {"embedding": jax.random.normal(k_text, (config.text_buckets, config.text_dim))},
         "cameras": {camera[0]: _camera_init(config, k) for camera, k in zip(shape.cameras, k_cameras, strict=True)},
@@ -209,8 +210,7 @@ def scale_grounding(grounding: jax.Array) -> jax.Array:
 
 def decode(params: Params, stats: Mapping[str, jax.Array], shape: ModelShape, context: jax.Array) -> jax.Array:
     """Context to action chunks ``[B, H, A]`` in [-1, 1], with the head that the configuration names."""
-    head = flow_head if shape.config.head == "flow" else token_head
-    actions = head.sample(params["head"], shape.config, stats, context)
+    actions = HEADS[shape.config.head].sample(params["head"], shape.config, stats, context)
     return jnp.clip(actions, -1.0, 1.0)
 
 
@@ -223,5 +223,4 @@ def action_loss(
     key: jax.Array,
 ) -> jax.Array:
     """Scalar training loss of the head for chunks ``[B, H, A]``."""
-    head = flow_head if shape.config.head == "flow" else token_head
-    return head.loss(params["head"], shape.config, stats, context, actions, key)
+    return HEADS[shape.config.head].loss(params["head"], shape.config, stats, context, actions, key)

@@ -43,6 +43,10 @@ class TestTokens(TestFlow):
     config = CompactVLAConfig(head="tokens", token_width=32, grounding_width=64)
 
 
+class TestDiffusion(TestFlow):
+    config = CompactVLAConfig(head="diffusion", width=64, grounding_width=64)
+
+
 class TestWithoutCameras(TestFlow):
     spec = ObservationSpec({}, proprio_dim=4)
     action_dim = 2
@@ -57,7 +61,7 @@ def test_version_changes_with_weights_and_configuration() -> None:
     assert len(versions) == 3
 
 
-@pytest.mark.parametrize("head", ["flow", "tokens"])
+@pytest.mark.parametrize("head", ["flow", "tokens", "diffusion"])
 def test_default_checkpoint_is_small(head: str, tmp_path: Any) -> None:
     spec = ObservationSpec({"wrist": (64, 64, 3), "front": (64, 64, 3)}, proprio_dim=13)
     policy = CompactVLA.create(spec, 7, CompactVLAConfig(head=head))

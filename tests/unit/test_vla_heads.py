@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pld_core.errors import ConfigError
 from pld_core.types import ObservationSpec
-from pld_core.vla import flow_head, token_head
+from pld_core.vla import diffusion_head, flow_head, token_head
 from pld_core.vla.instruction import MAX_TOKENS, PADDING, tokenise
 from pld_core.vla.layers import dense
 from pld_core.vla.lora import init_adapters, merge_adapters
@@ -65,6 +65,48 @@ def test_flow_integrates_a_constant_velocity_exactly() -> None:
     stats = {"action_mean": np.full(7, 0.1, np.float32), "action_std": np.full(7, 0.5, np.float32)}
     chunk = flow_head.sample(params, _SMALL, stats, jnp.zeros((2, 4)))
     np.testing.assert_allclose(chunk[1].ravel(), 0.1 - 0.5 * velocity, atol=1e-6)
+
+
+def test_diffusion_loss_by_hand() -> None:
+    """A network that returns its bias: |bias - (a noise - s action)|^2, a = cos(pi t / 2), s = sin(pi t / 2)."""
+    params = jax.tree.map(jnp.zeros_like, diffusion_head.init(_SMALL, 4, 7, jax.random.key(0)))
+    bias = np.linspace(-1, 1, 21, dtype=np.float32)
+    params["velocity"]["b"] = jnp.asarray(bias)
+    rng = np.random.default_rng(0)
+    action, noise = rng.uniform(-1, 1, (1, 21)), rng.normal(size=(1, 21))
+    error = diffusion_head.matching_error(
+        params, jnp.zeros((1, 48)), jnp.asarray(action), jnp.asarray(noise), jnp.array([1 / 3])
+    )
+    wanted = np.mean((bias - (np.sqrt(0.75) * noise - 0.5 * action)) ** 2)
+    assert float(error) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_diffusion_shows_the_network_data_at_zero_and_noise_at_one() -> None:
+    params = jax.tree.map(jnp.zeros_like, diffusion_head.init(_SMALL, 4, 7, jax.random.key(0)))
+    params["noisy"]["w"] = jnp.eye(21, 48)
+    params["velocity"]["w"] = jnp.eye(48, 21)
+    action, noise = jnp.full((1, 21), 0.5), jnp.full((1, 21), 2.0)
+    for time, shown, v in ((0.0, 0.5, 2.0), (1.0, 2.0, -0.5), (0.5, 2.5 * 0.5**0.5, 1.5 * 0.5**0.5)):
+        error = diffusion_head.matching_error(params, jnp.zeros((1, 48)), action, noise, jnp.array([time]))
+        assert float(error) == pytest.approx((shown - v) ** 2, rel=1e-4), time
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+def test_diffusion_arrives_where_the_true_velocity_leads(steps: int) -> None:
+    """Of data that are one point, x0, the velocity at x_t is known: v = (a x_t - x0) / s."""
+    config = CompactVLAConfig(horizon=3, width=48, flow_steps=steps)
+    params = diffusion_head.init(config, 4, 7, jax.random.key(0))
+    point = np.linspace(-0.9, 0.9, 21, dtype=np.float32)
+
+    def true_velocity(params, conditioned, noisy, time):
+        signal, share = diffusion_head.signal_and_noise(time)
+        return (signal[:, None] * noisy - point) / share[:, None]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusion_head, "velocity", true_velocity)
+        stats = {"action_mean": np.full(7, 0.1, np.float32), "action_std": np.full(7, 0.5, np.float32)}
+        chunk = diffusion_head.sample(params, config, stats, jnp.zeros((2, 4)))
+    np.testing.assert_allclose(chunk[1].ravel(), 0.1 + 0.5 * point, atol=1e-5)
 
 
 @settings(max_examples=10)
@@ -121,7 +163,9 @@ class _HeadLoss:
         return action_loss({"head": head}, constants, self.shape, batch["context"], batch["chunks"], key)
 
 
-@pytest.mark.parametrize(("head", "steps", "bound"), [("flow", 1200, 0.06), ("tokens", 400, 0.06)])
+@pytest.mark.parametrize(
+    ("head", "steps", "bound"), [("flow", 1200, 0.06), ("tokens", 400, 0.06), ("diffusion", 1200, 0.06)]
+)
 def test_heads_overfit_one_batch(head: str, steps: int, bound: float) -> None:
     config = CompactVLAConfig(head=head, horizon=2, width=96, token_width=48)
     shape = ModelShape.of(ObservationSpec({}, 6), 7, config)
@@ -130,7 +174,7 @@ def test_heads_overfit_one_batch(head: str, steps: int, bound: float) -> None:
     chunks = rng.uniform(-0.9, 0.9, (8, 2, 7)).astype(np.float32)
     losses: list[float] = []
     params = init_params(shape, jax.random.key(0))
-    copies = 16 if head == "flow" else 1  # flow matching averages over times and noises
+    copies = 1 if head == "tokens" else 16  # the others average over times and noises
     batch = {"context": np.tile(context, (copies, 1)), "chunks": np.tile(chunks, (copies, 1, 1))}
     trained = fit(
         _HeadLoss(shape), params["head"], _stats(shape), lambda step: batch,
@@ -181,7 +225,7 @@ def test_instruction_tokens_depend_on_words_and_order() -> None:
     assert (tokenise("x " * 99, 512) != PADDING).all()
 
 
-@pytest.mark.parametrize("wrong", [{"head": "diffusion"}, {"horizon": 0}, {"width": 1.5}, {"token_bins": 1}])
+@pytest.mark.parametrize("wrong", [{"head": "gaussian"}, {"horizon": 0}, {"width": 1.5}, {"token_bins": 1}])
 def test_wrong_configuration(wrong: dict) -> None:
     with pytest.raises(ConfigError):
         CompactVLAConfig(**wrong)
