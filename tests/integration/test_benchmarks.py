@@ -22,7 +22,7 @@ from libero_study import Study
 KEYS = {
     "env_steps_per_s", "vla_infer_ms", "tick_ms_p50", "tick_ms_p99", "critic_updates_per_s_features",
     "critic_updates_per_s_resnet10", "replay_bytes_features", "replay_bytes_resnet10", "first_update_s_cold",
-    "first_update_s_cached",
+    "first_update_s_cached", "requests_per_s_1_clients", "requests_per_s_16_clients", "through_remote_vla_ms_p50",
 }  # fmt: skip
 
 
