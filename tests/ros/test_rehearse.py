@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from pld_core.cli import main as cli
 from pld_ros import environment
 from pld_ros.recording.bag_reader import read_episode
 
+PATIENCE_S = 240.0  # no new attempt after that: one may take as long again
+
 
 @pytest.mark.slow
 def test_the_oracle_lifts_the_cube_with_the_real_driver(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
     for attempt in range(3):  # a machine that cannot keep the rhythm voids an episode, as it shall
         run_dir = tmp_path / str(attempt)
         status = cli.main(["rehearse", "cube_pickup", "--seed", "1", "--run_dir", str(run_dir), "--json"])
@@ -28,6 +32,8 @@ def test_the_oracle_lifts_the_cube_with_the_real_driver(tmp_path: Path, capfd: p
             break
         why = printed.err.strip().splitlines()[-1]
         assert _is_load(why), printed.err
+        if time.monotonic() - began > PATIENCE_S:
+            break
     if found["voided"]:
         pytest.skip(f"this machine cannot keep the rhythm of all nodes and the simulator: {why}")
     assert (status, found["success"], found["voided"]) == (0, True, False), printed.err
@@ -50,7 +56,7 @@ def _is_load(reason: str) -> bool:
     known = (
         "too old", "too late for its period", "ticks were skipped", "no complete observation", "no time for the arm",
         "the arm has said nothing for", "no new frame for", "of its frames never came", "did not answer",
-        "has been silent",
+        "has been silent", "is not running", "is not ready", "said nothing for", "has not answered yet", "No chunk of policy",
     )  # fmt: skip
     return any(words in reason for words in known)
 

@@ -31,7 +31,7 @@ STATION = "franka_fr3"
 ORACLE = f"{oracle.__module__}:{oracle.__name__}"
 REWARD = f"{SceneSuccess.__module__}:{SceneSuccess.__name__}"
 VIDEO = "rehearsal.mp4"
-READY_S = 240.0  # twelve programs start beside a simulator in real time: minutes, on two slow processors
+READY_S = 150.0  # twelve programs start beside a simulator in real time: minutes, on two slow processors
 _ENLARGED = 5  # policies see 64 pixels
 
 HELP = """usage: pld rehearse TASK [--seed N] [--policy NAME] [--run_dir DIR] [--json]
