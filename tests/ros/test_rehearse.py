@@ -56,7 +56,8 @@ def _is_load(reason: str) -> bool:
     known = (
         "too old", "too late for its period", "ticks were skipped", "no complete observation", "no time for the arm",
         "the arm has said nothing for", "no new frame for", "of its frames never came", "did not answer",
-        "has been silent", "is not running", "is not ready", "said nothing for", "has not answered yet", "No chunk of policy",
+        "has been silent", "is not running", "is not ready", "said nothing for", "has not answered yet",
+        "No chunk of policy", "There was no episode within",
     )  # fmt: skip
     return any(words in reason for words in known)
 

@@ -9,7 +9,9 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ ORACLE = f"{oracle.__module__}:{oracle.__name__}"
 REWARD = f"{SceneSuccess.__module__}:{SceneSuccess.__name__}"
 VIDEO = "rehearsal.mp4"
 READY_S = 150.0  # twelve programs start beside a simulator in real time: minutes, on two slow processors
+EPISODE_S = 240.0  # from the nodes' start to the episode's end
 _ENLARGED = 5  # policies see 64 pixels
 
 HELP = """usage: pld rehearse TASK [--seed N] [--policy NAME] [--run_dir DIR] [--json]
@@ -116,7 +119,17 @@ def rehearse(task: str, seed: int, run_dir: Path, policy: str = ORACLE) -> Episo
             config, run_dir, bring.base_policy(policy), residual=False, features=None, graph=graph, refusals=1
         )
         stack.callback(runner.close)
-        return next(iter(runner.run([EpisodeSpec(task, seed)])))
+        # A fault before the first tick is answered by an emergency stop, which nobody here would release.
+        patience = threading.Timer(EPISODE_S, runner.stop)
+        stack.callback(patience.cancel)
+        patience.start()
+        try:
+            return next(iter(runner.run([EpisodeSpec(task, seed)])))
+        except CancelledError as stopped:
+            raise RobotUnavailableError(
+                f"There was no episode within {EPISODE_S:.0f} s: a node is not ready, or a fault has stopped the arm. "
+                f"The logs in {run_dir / 'logs'} say which; a machine that is too busy for all nodes does this."
+            ) from stopped
 
 
 def _settings() -> dict[str, Any]:
