@@ -6,13 +6,15 @@ import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from pld_core.config import TrainConfig, check_keys, load_config, preset_for
 from pld_core.config_rules import validate
 from pld_core.errors import ConfigError
 from pld_core.runlog import read_config
 from pld_core.stations import for_task
+
+T = TypeVar("T")
 
 
 def parse_config(args: Sequence[str], verb: str) -> TrainConfig:
@@ -41,6 +43,22 @@ def parse_config(args: Sequence[str], verb: str) -> TrainConfig:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return validate(parsed)
+
+
+def parse_own(settings: type[T], verb: str, description: str, args: Sequence[str]) -> T:
+    """The settings of a verb that has its own dataclass of them; ConfigError for what they refuse."""
+    import tyro
+
+    try:
+        return tyro.cli(
+            settings,
+            prog=f"pld {verb}",
+            description=f"pld {verb}: {description}",
+            args=list(args),
+            use_underscores=True,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def run_stage(args: Sequence[str], verb: str, method: str) -> int:

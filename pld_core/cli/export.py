@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pld_core.errors import ConfigError
+from pld_core.cli.common import parse_own
+
+DESCRIPTION = """recorded episodes of a run, or of any folder of them, as LeRobot dataset v3.0, v2.1 (for openpi) or
+RLDS; see docs/datasets.md. Voided episodes are left out. A kill leaves a dataset of the episodes that were finished.
+--repo_id NAME --push uploads it; nothing is uploaded without."""
 
 
 def run(args: Sequence[str]) -> int:
-    import tyro
-
     from pld_core.stages.export import ExportConfig, export
 
-    try:
-        config = tyro.cli(
-            ExportConfig,
-            prog="pld export",
-            description=(
-                "pld export: recorded episodes of a run, or of any folder of them, as LeRobot dataset v3.0, v2.1 (for "
-                "openpi) or RLDS; see docs/datasets.md. Voided episodes are left out. A kill leaves a dataset of the "
-                "episodes that were finished. --repo_id NAME --push uploads it; nothing is uploaded without."
-            ),
-            args=list(args),
-            use_underscores=True,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    print(export(config))
+    print(export(parse_own(ExportConfig, "export", DESCRIPTION, args)))
     return 0

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pld_core.cli.common import parse_own
 from pld_core.errors import ConfigError
+
+DESCRIPTION = """a policy over openpi's websocket protocol. `openpi-client` and `--policy ws://host:port` talk to it;
+GET /healthz answers OK."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +33,7 @@ class ServeConfig:
 
 
 def run(args: Sequence[str]) -> int:
-    import tyro
-
-    try:
-        config = tyro.cli(
-            ServeConfig,
-            prog="pld serve",
-            description="pld serve: a policy over openpi's websocket protocol. `openpi-client` and `--policy "
-            "ws://host:port` talk to it; GET /healthz answers OK.",
-            args=list(args),
-            use_underscores=True,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    config = parse_own(ServeConfig, "serve", DESCRIPTION, args)
     from pld_core.serve.serving import serve
 
     serve(config)

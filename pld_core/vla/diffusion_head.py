@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from pld_core.vla import flow_head
-from pld_core.vla.flow_head import condition, velocity
+from pld_core.vla.flow_head import condition, normalised, velocity
 from pld_core.vla.layers import Params
 
 init = flow_head.init
@@ -36,7 +36,7 @@ def loss(
 ) -> jax.Array:
     """Mean squared error of ``v`` for chunks ``[B, H, A]`` at random times and noises."""
     k_noise, k_time = jax.random.split(key)
-    target = ((actions - stats["action_mean"]) / stats["action_std"]).reshape(actions.shape[0], -1)
+    target = normalised(stats, actions)
     noise = jax.random.normal(k_noise, target.shape)
     time = jax.random.uniform(k_time, (target.shape[0],))
     return matching_error(params, condition(params, context), target, noise, time)

@@ -52,6 +52,11 @@ def _time_features(time: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+def normalised(stats: Mapping[str, jax.Array], actions: jax.Array) -> jax.Array:
+    """Chunks ``[B, H, A]`` in the scale of the noise, ``[B, H*A]``."""
+    return ((actions - stats["action_mean"]) / stats["action_std"]).reshape(actions.shape[0], -1)
+
+
 def loss(
     params: Params,
     config: Any,
@@ -62,7 +67,7 @@ def loss(
 ) -> jax.Array:
     """Mean squared velocity error for chunks ``[B, H, A]`` at random times and noises."""
     k_noise, k_time = jax.random.split(key)
-    target = ((actions - stats["action_mean"]) / stats["action_std"]).reshape(actions.shape[0], -1)
+    target = normalised(stats, actions)
     noise = jax.random.normal(k_noise, target.shape)
     uniform = jax.random.uniform(k_time, (target.shape[0],))
     time = 0.999 * uniform ** (1.0 / 1.5) + 0.001  # inverse of the cumulative t^1.5 of Beta(1.5, 1)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import threading
 import time
 
-BEAT_S = 0.002
-
 
 class Pulse:
-    """How long this process was held up at worst while the context was open: ``worst_s``."""
+    """How long this process was held up at worst while the context was open: ``worst_s``.
+
+    beat_s: between two looks at the clock, which tells how short a time is seen.
+    """
+
+    def __init__(self, beat_s: float = 0.002) -> None:
+        self.beat_s, self._ended = beat_s, threading.Event()
+        self._held_up: list[tuple[float, float]] = []  # until when, and how long
 
     def __enter__(self) -> Pulse:
-        self.worst_s, self._ended = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._beat)
+        self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
         return self
 
@@ -21,8 +25,18 @@ class Pulse:
         self._ended.set()
         self._thread.join()
 
+    @property
+    def worst_s(self) -> float:
+        return self.worst_since(0.0)
+
+    def worst_since(self, when: float) -> float:
+        """when: monotonic seconds."""
+        return max((held_s for at, held_s in list(self._held_up) if at >= when), default=self.beat_s)
+
     def _beat(self) -> None:
         last = time.monotonic()
-        while not self._ended.wait(BEAT_S):
+        while not self._ended.wait(self.beat_s):
             now = time.monotonic()
-            self.worst_s, last = max(self.worst_s, now - last), now
+            if now - last > 1.5 * self.beat_s:
+                self._held_up.append((now, now - last))
+            last = now

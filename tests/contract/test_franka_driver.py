@@ -15,8 +15,9 @@ from franka_tools import CALM, HOME_RAD, PATIENCE_S, driver_at, sideways, state,
 from robot_driver_contract import GENTLE, RobotDriverContract
 
 from pld_core.control import rotations
-from pld_core.errors import ConfigError, RobotUnavailableError
+from pld_core.errors import ConfigError, RobotFaultError, RobotUnavailableError
 from pld_core.stations import RobotConfig
+from pld_core.types import RobotState
 from pld_ros.benches.franka_simulator import FrankaSimulator
 from pld_ros.drivers import make_driver
 from pld_ros.drivers.franka import FrankaArm, franka
@@ -121,28 +122,49 @@ def test_turns_are_followed(driver: RealArm) -> None:
 
 def test_a_joint_is_not_led_beyond_its_margin() -> None:
     """The arm lags by up to 0.3 rad, in which the last joint would go beyond its margin, and on to its stop."""
+    for _ in range(5):
+        try:
+            margin, turned, limited = turned_to_its_margin()
+            break
+        except RobotFaultError as spoilt:  # franky makes up for lost time by a leap, so a busy machine is a fault
+            if not ("no time for the arm" in str(spoilt) or "said nothing" in str(spoilt)):
+                raise
+    else:
+        raise AssertionError("the machine is too busy")
+    print(f"measured: margin at {margin:.3f} rad, the joint went to {max(turned):.4f} rad")
+    assert limited > 0
+    assert max(turned) < margin + 0.01
+
+
+def turned_to_its_margin() -> tuple[float, list[float], int]:
+    """The last joint's margin, where it was on the way [rad], and how many commands the margins have shortened."""
     home = (*HOME_RAD[:6], 2.3)
     with FrankaSimulator(joints_rad=home) as simulator:
         station = dataclasses.replace(station_at(simulator.host), home_joints_rad=home)
-        driver = franka(station, dynamics_factor=0.3, connect_timeout_s=PATIENCE_S, max_state_age_ms=3000.0)
+        driver = franka(station, dynamics_factor=0.3, connect_timeout_s=PATIENCE_S)
         driver.connect()
         try:
             assert isinstance(driver.arm, FrankaArm)
-            margin = driver.arm._margins._high[6]
+            margin = float(driver.arm._margins._high[6])
             turned, due = [], time.monotonic()
             for _ in range(50):
                 driver.command(np.array([0, 0, 0, 0, 0, -1], np.float32), -1.0)
                 due = max(due + 0.05, time.monotonic())
                 time.sleep(max(0.0, due - time.monotonic()))
-                turned.append(driver.arm.read().joint_positions[6])
-            wait_for(lambda: bool(state(driver).joint_positions[6] > margin - 0.05), "nearly all of the room")
-            for _ in range(20):
-                turned.append(state(driver).joint_positions[6])
+                turned.append(float(sound(driver).joint_positions[6]))
+            wait_for(lambda: bool(sound(driver).joint_positions[6] > margin - 0.05), "nearly all of the room")
+            turned += [float(sound(driver).joint_positions[6]) for _ in range(20)]
+            return margin, turned, driver.limited["joints"]
         finally:
             driver.close()
-    print(f"measured: margin at {margin:.3f} rad, the joint went to {max(turned):.4f} rad")
-    assert driver.limited["joints"] > 0
-    assert max(turned) < margin + 0.01
+
+
+def sound(driver: RealArm) -> RobotState:
+    """Raises RobotFaultError for a state that tells of a fault."""
+    found = state(driver)
+    if found.fault:
+        raise RobotFaultError(found.fault)
+    return found
 
 
 def test_a_pose_that_is_reached_is_no_new_motion(driver: RealArm) -> None:

@@ -51,7 +51,7 @@ def _same_observations(count: int) -> list[Observation]:
     seen = []
     for _ in range(count):
         pictures = [rng.integers(0, 256, (224, 224, 3), dtype=np.uint8) for _ in range(2)]
-        small = [resized(picture, 64, 64, "stretch") for picture in pictures]
+        small = [resized(picture[:, ::-1], 64, 64, "stretch") for picture in pictures]  # as libero.yaml says: mirrored
         state = rng.normal(size=8).astype(np.float32)
         seen.append(
             Observation(

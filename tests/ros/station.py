@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import signal
 import socket
 import sys
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from ear import PATIENCE_S, Ear, Heard
 from pld_msgs.action import RunEpisode
 from pld_msgs.msg import EpisodeStatus, PolicyStep, RobotState
 from pld_msgs.srv import EStop, Label, Pause
+from pulse import Pulse
 
 from pld_core.config import load_config
 from pld_core.types import ActionChunk, Episode, EpisodeSpec, Observation
@@ -34,6 +37,9 @@ from pld_ros.runner.ros_runner import RosRunner
 
 TASK = "peg_insertion"
 MARCHING = "station:Marching"
+ATTEMPTS = 12
+TICK_S = 0.05
+HERE = Path(__file__).parent
 NODES = ("controller", "robot", "camera", "vla_server", "reward", "replay_logger", "operator")
 
 
@@ -87,7 +93,7 @@ class Station:
         cameras = [process.name for process in self._graph.processes if process.name.startswith("camera")]
         self.nodes = (*(name for name in NODES if name != "camera"), *cameras)
         self._environment = ros_environment(domain)
-        self._environment["PYTHONPATH"] = str(Path(__file__).parent)
+        self._environment["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent / "contract")])
         self.children: dict[str, Child] = {}
         self._extra: list[Child] = []
         self._expected: set[str] = set()
@@ -95,6 +101,7 @@ class Station:
         self.ear = Ear()
         self.runner: RosRunner | None = None
         self._orders = ThreadPoolExecutor(1, "orders")
+        self._pulse = Pulse(beat_s=0.01).__enter__()
 
     # -- processes -------------------------------------------------------------------------------
 
@@ -186,7 +193,7 @@ class Station:
 
     def running(self, ticks: int = 5) -> Running:
         """An episode that has come to this tick. What a busy machine spoils before is ordered anew."""
-        for _ in range(5):
+        for _ in self.attempts():
             running = self.begun(self.spec())
             episode_id = running.episode_id
             self.wait(partial(self._has_come_to, episode_id, ticks), f"it comes to tick {ticks}")
@@ -195,14 +202,13 @@ class Station:
                 return running
             self._blame_load(outcome.message.reason)
             running.data.result(PATIENCE_S)
-        raise AssertionError(f"the machine is too busy: {self._news()}")
 
     def spoilt(self, do: Callable[[], float], undo: Callable[[], object], why: str) -> tuple[Running, float, Heard]:
         """An episode that ended as ``why`` says, for what was done in its middle; when that was, and the end.
 
         Where a busy machine ends it first, for a reason of its own, that is undone and the next one is ordered.
         """
-        for _ in range(5):
+        for _ in self.attempts():
             running = self.running()
             done = do()
             outcome = self.ended(running)
@@ -213,7 +219,15 @@ class Station:
             undo()
             running.data.result(PATIENCE_S)
             self.ready()
-        raise AssertionError(f"the machine is too busy: {self._news()}")
+
+    def attempts(self) -> Iterator[int]:
+        """At what a busy machine may spoil. When all are, the test has failed; or cannot be done where this is."""
+        began = time.monotonic()
+        yield from range(ATTEMPTS)
+        held_up_s = self._pulse.worst_since(began)
+        if held_up_s > TICK_S:
+            pytest.skip(f"this machine held an idle thread up for {held_up_s:.2f} s, and so a station of 20 Hz")
+        raise AssertionError(f"{ATTEMPTS} attempts were spoilt: {self._news()}")
 
     def _blame_load(self, reason: str) -> None:
         """Only what a busy machine explains may spoil an episode unasked."""
@@ -238,14 +252,13 @@ class Station:
 
     def next_episode(self) -> Episode:
         """A short one that is not void; what a busy machine spoils is ordered anew."""
-        for _ in range(5):
+        for _ in self.attempts():
             running = self.running(8)
             episode = self.finished(running)
             if not episode.voided:
                 return episode
             if reason := self.ended(running).message.reason:  # else pictures were lost on their way to the learner
                 self._blame_load(reason)
-        raise AssertionError(f"the machine is too busy: {self._news()}")
 
     def episode_of(self, spec: EpisodeSpec) -> str:
         """The newest episode of an order that has begun; empty if none has."""
@@ -311,6 +324,7 @@ class Station:
 
     def close(self) -> None:
         """Leave nothing behind. Nodes that do not end by themselves fail the test."""
+        self._pulse.__exit__()
         if self.runner is not None:
             self.runner.stop()
         self._orders.shutdown()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
 import pytest
 import rclpy
+from pulse import Pulse
 from rclpy.context import Context
 from rclpy.node import Node
 
@@ -16,6 +16,7 @@ from pld_core.cli import main as cli
 from pld_ros import environment
 from pld_ros.recording.bag_reader import read_episode
 
+TICK_S = 0.05
 PATIENCE_S = 240.0  # no new attempt after that: one may take as long again
 
 
@@ -24,7 +25,8 @@ def test_the_oracle_lifts_the_cube_with_the_real_driver(tmp_path: Path, capfd: p
     began = time.monotonic()
     for attempt in range(3):  # a machine that cannot keep the rhythm voids an episode, as it shall
         run_dir = tmp_path / str(attempt)
-        status = cli.main(["rehearse", "cube_pickup", "--seed", "1", "--run_dir", str(run_dir), "--json"])
+        with Pulse() as pulse:
+            status = cli.main(["rehearse", "cube_pickup", "--seed", "1", "--run_dir", str(run_dir), "--json"])
         printed = capfd.readouterr()
         lines = [line for line in printed.out.splitlines() if line.startswith("{")]
         found = json.loads(lines[-1]) if lines else {"voided": True}  # or it came to no episode
@@ -32,10 +34,11 @@ def test_the_oracle_lifts_the_cube_with_the_real_driver(tmp_path: Path, capfd: p
             break
         why = printed.err.strip().splitlines()[-1]
         assert _is_load(why), printed.err
+        assert pulse.worst_s > TICK_S, printed.err
         if time.monotonic() - began > PATIENCE_S:
             break
     if found["voided"]:
-        pytest.skip(f"this machine cannot keep the rhythm of all nodes and the simulator: {why}")
+        pytest.skip(f"this machine held an idle thread up for {pulse.worst_s:.2f} s, and so an episode of 20 Hz: {why}")
     assert (status, found["success"], found["voided"]) == (0, True, False), printed.err
     assert Path(found["video"]).stat().st_size > 1000
     (bag,) = [path.parent for path in run_dir.rglob("metadata.yaml")]
@@ -50,14 +53,11 @@ def test_the_oracle_lifts_the_cube_with_the_real_driver(tmp_path: Path, capfd: p
 
 
 def _is_load(reason: str) -> bool:
-    """Whether it is what a machine that has no time for all of this says, and this machine has none."""
-    if os.getloadavg()[0] <= 2 * (os.cpu_count() or 1):
-        return False
+    """Whether it is what nodes say that get no time."""
     known = (
         "too old", "too late for its period", "ticks were skipped", "no complete observation", "no time for the arm",
         "the arm has said nothing for", "no new frame for", "of its frames never came", "did not answer",
-        "has been silent", "is not running", "is not ready", "said nothing for", "has not answered yet",
-        "No chunk of policy", "There was no episode within",
+        "has been silent", "is not running",
     )  # fmt: skip
     return any(words in reason for words in known)
 

@@ -540,7 +540,7 @@ def test_a_slow_learner_holds_up_nobody_and_overflows_nothing(tmp_path, receiver
             sender.send({"n": n, "frames": np.zeros((1, 1000, 1000), np.uint8)})
         wait_until(lambda: sender._room == 0)
         assert sum(s.waiting for s in receiver._streams.values()) <= 2048
-        assert sender.connected
+        wait_until(lambda: sender.connected)
         assert take(receiver, 3060) == list(range(1, 3061))
         assert sender.flush(30.0)
 

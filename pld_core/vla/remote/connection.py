@@ -44,7 +44,7 @@ class Connection:
         self._pause_s = FIRST_PAUSE_S
         while True:
             try:
-                return self._connect(deadline)
+                return self._connect(deadline)[1]
             except _BROKEN as error:
                 self._wait(deadline, error)
 
@@ -56,10 +56,8 @@ class Connection:
         """The answer to what was sent. Raises PolicyServerError with the server's words where it failed."""
         while True:
             try:
-                if self._socket is None:
-                    self._send(deadline)
-                assert self._socket is not None
-                answer = self._socket.recv(timeout=max(0.0, deadline - time.monotonic()))
+                connected = self._socket or self._send(deadline)
+                answer = connected.recv(timeout=max(0.0, deadline - time.monotonic()))
                 break
             except TimeoutError as late:
                 self.close()  # its answer would be taken for that to the next request
@@ -75,16 +73,15 @@ class Connection:
         self._socket = None
         self._open.close()
 
-    def _send(self, deadline: float) -> None:
+    def _send(self, deadline: float) -> ClientConnection:
+        """Returns where its answer will come."""
         while True:
             try:
-                if self._socket is None:
-                    self._connect(deadline)
-                assert self._socket is not None
+                connected = self._socket or self._connect(deadline)[0]
                 # A peer that reads no more would block a large request until the kernel gives up, minutes later.
-                _limit_sending(self._socket.socket, deadline - time.monotonic())
-                self._socket.send(self._request)
-                return
+                _limit_sending(connected.socket, deadline - time.monotonic())
+                connected.send(self._request)
+                return connected
             except _BROKEN as error:
                 self._wait(deadline, error)
 
@@ -98,11 +95,11 @@ class Connection:
         time.sleep(self._pause_s)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
-    def _connect(self, deadline: float) -> Mapping[str, Any]:
-        """One attempt; what it raises leaves no connection behind."""
+    def _connect(self, deadline: float) -> tuple[ClientConnection, Mapping[str, Any]]:
+        """One attempt, and the server's metadata; what it raises leaves no connection behind."""
         try:
-            self._socket = self._open.enter_context(self._opening(deadline))
-            first = self._socket.recv(timeout=max(0.01, deadline - time.monotonic()))
+            self._socket = connected = self._open.enter_context(self._opening(deadline))
+            first = connected.recv(timeout=max(0.01, deadline - time.monotonic()))
             if isinstance(first, str):  # full, for now
                 raise ConnectionRefusedError(f"instead of metadata it sent: {_last_line(first)}")
             metadata = _mapping(unpack(first), self.url)
@@ -110,7 +107,7 @@ class Connection:
         except BaseException:
             self.close()
             raise
-        return metadata
+        return connected, metadata
 
     def _opening(self, deadline: float) -> ClientConnection:
         patience = max(0.01, deadline - time.monotonic())

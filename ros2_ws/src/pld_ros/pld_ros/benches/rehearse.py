@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -29,12 +30,16 @@ from pld_ros.benches.franka_simulator import FrankaSimulator
 from pld_ros.benches.rehearsal import WHERE, Place, SceneSuccess, oracle
 from pld_ros.environment import own_domain
 
+if TYPE_CHECKING:
+    from pld_ros.runner.ros_runner import RosRunner
+
 STATION = "franka_fr3"
 ORACLE = f"{oracle.__module__}:{oracle.__name__}"
 REWARD = f"{SceneSuccess.__module__}:{SceneSuccess.__name__}"
 VIDEO = "rehearsal.mp4"
 READY_S = 150.0  # twelve programs start beside a simulator in real time: minutes, on two slow processors
 EPISODE_S = 240.0  # from the nodes' start to the episode's end
+LOOK_S = 0.5
 _ENLARGED = 5  # policies see 64 pixels
 
 HELP = """usage: pld rehearse TASK [--seed N] [--policy NAME] [--run_dir DIR] [--json]
@@ -119,17 +124,29 @@ def rehearse(task: str, seed: int, run_dir: Path, policy: str = ORACLE) -> Episo
             config, run_dir, bring.base_policy(policy), residual=False, features=None, graph=graph, refusals=1
         )
         stack.callback(runner.close)
-        # A fault before the first tick is answered by an emergency stop, which nobody here would release.
-        patience = threading.Timer(EPISODE_S, runner.stop)
-        stack.callback(patience.cancel)
-        patience.start()
+        ended = threading.Event()
+        watch = threading.Thread(target=_give_up, args=(runner, ended), daemon=True)
+        watch.start()
+        stack.callback(watch.join)
+        stack.callback(ended.set)
         try:
             return next(iter(runner.run([EpisodeSpec(task, seed)])))
         except CancelledError as stopped:
             raise RobotUnavailableError(
-                f"There was no episode within {EPISODE_S:.0f} s: a node is not ready, or a fault has stopped the arm. "
-                f"The logs in {run_dir / 'logs'} say which; a machine that is too busy for all nodes does this."
+                f"There was no episode: {runner.waits_for or 'the controller took no order'}. "
+                f"See {run_dir / 'logs'}; a machine that is too busy for all nodes does this."
             ) from stopped
+
+
+def _give_up(runner: RosRunner, ended: threading.Event) -> None:
+    """End what comes to no episode: a fault of the arm, which stays, or nodes that come and go.
+
+    A night's run waits for its operator; who rehearses sits and waits.
+    """
+    give_up = time.monotonic() + EPISODE_S
+    while not ended.wait(LOOK_S):
+        if time.monotonic() > give_up or "emergency stop" in runner.waits_for:
+            return runner.stop()
 
 
 def _settings() -> dict[str, Any]:

@@ -131,7 +131,10 @@ class RobotLink(Link):
         Told here, or nobody would know: once a new state is there, none is old any more.
         """
         now = time.monotonic()
-        self._gap_s, self._cycled_at = max(self._gap_s, now - self._cycled_at), now
+        gap_s, self._cycled_at = now - self._cycled_at, now
+        if not robot.is_in_control:
+            return False  # no motion to leap: the next state says all there is, as while a station starts its programs
+        self._gap_s = max(self._gap_s, gap_s)
         if self.fault or self._gap_s <= self._settings.max_gap_s:
             return False
         before = self._time_ms
@@ -142,7 +145,7 @@ class RobotLink(Link):
                 RobotFaultError(
                     f"this machine had no time for the arm for {1e3 * self._gap_s:.0f} ms "
                     f"({1e3 * self._settings.max_gap_s:.0f} ms are allowed); end other programs, or allow real-time "
-                    "priority"
+                    "priority, then press and release the emergency stop"
                 )
             )
             # franky makes up for the lost time by a leap. No motion may be planned from the speed of that.

@@ -171,7 +171,8 @@ class YamArm:
                 if now - before > self._max_gap_s and not self._fault:
                     self._fault = (
                         f"this machine had no time for the arm for {1e3 * (now - before):.0f} ms "
-                        f"({1e3 * self._max_gap_s:.0f} ms are allowed); end other programs, or allow real-time priority"
+                        f"({1e3 * self._max_gap_s:.0f} ms are allowed); end other programs, or allow real-time "
+                        "priority, then press and release the emergency stop"
                     )
                 self._advance(min(now - before, 2 * _STREAM_S))
                 before, due = now, max(due + _STREAM_S, now)  # never a burst

@@ -127,6 +127,11 @@ class Connection:
         asked = (goal.spec, goal.policy_version, goal.weights_version)
         return (s.spec, s.policy_version, s.weights_version) == asked
 
+    @property
+    def waits_for(self) -> str:
+        """Why the controller does not begin with its order; empty unless it waits."""
+        return self._status.reason if self._status.state == EpisodeStatus.WAITING else ""
+
     def _hear(self, message: EpisodeStatus) -> None:
         self._status = message
         if message.state in (EpisodeStatus.DONE, EpisodeStatus.IDLE):

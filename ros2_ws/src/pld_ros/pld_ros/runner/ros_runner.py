@@ -118,6 +118,11 @@ class RosRunner:
         other.__dict__ = {**self.__dict__, "policy": policy}
         return other
 
+    @property
+    def waits_for(self) -> str:
+        """Why the station does not begin with its order; empty unless it waits."""
+        return self._station.waits_for
+
     def stop(self) -> None:
         """End whatever runs here, for good; may be called from any thread."""
         self._stopping.set()
