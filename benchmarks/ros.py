@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ros_counts import Counts
@@ -31,7 +32,7 @@ STOP_S = 60.0
 POLL_S = 0.2
 
 
-def run_graph(run_dir: Path, seconds: float, domain: int | None) -> None:
+def run_graph(run_dir: Path, seconds: float, domain: int | None, settings: Sequence[str] = SHORTENED) -> None:
     """Launch, let it work for so long from its first episode on, and stop it in order. Raises PLDError."""
     require_messages()
     if run_dir.exists():
@@ -40,7 +41,7 @@ def run_graph(run_dir: Path, seconds: float, domain: int | None) -> None:
     log.parent.mkdir(parents=True)
     records, weights = _free_ports()
     arguments = [
-        "sim_train", "task:=peg_insertion", f"run_dir:={run_dir}", *SHORTENED,
+        "sim_train", "task:=peg_insertion", f"run_dir:={run_dir}", *settings,
         f"records_address:=tcp://127.0.0.1:{records}", f"weights_address:=tcp://127.0.0.1:{weights}",
     ]  # fmt: skip
     if domain is not None:
