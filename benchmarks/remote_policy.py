@@ -2,10 +2,10 @@
 
     python benchmarks/remote_policy.py --seconds 30
 
-Each case is `pld launch sim_train` in real time (20 Hz, a new plan at every tick), with a policy whose actions say which
-entry of their plan they are. ``missed``: ticks that began more than 10 ms late or not at all; ``held``: ticks for which
-no plan had an entry left, so that the arm held; ``entry_mean``, ``entry_max``: how old plans were, 1 for one that was made
-of what the tick has seen; ``latency_ms_p50``: from the newest capture to the command.
+Each case is `pld launch sim_train` in real time (20 Hz, a new plan at every tick), with a policy whose actions say
+which entry of their plan they are. ``missed``: ticks that began more than 10 ms late or not at all; ``held``: ticks
+for which no plan had an entry left, so that the arm held; ``entry_mean``, ``entry_max``: how old plans were, 1 for one
+that was made of what the tick has seen; ``latency_ms_p50``: from the newest capture to the command.
 """
 
 from __future__ import annotations
