@@ -39,15 +39,30 @@ def test_bad_options_are_refused_before_anything_starts(options):
         make_environments("libero_object/0", **options)
 
 
-def test_a_name_from_the_command_line_leads_here(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("libero_goal/4", {}),
+        ("libero_goal/4?image_size=256", {"image_size": 256}),
+        ("libero_goal/4?reflections=false&image_size=32", {"image_size": 32, "reflections": False}),
+    ],
+)
+def test_a_name_from_the_command_line_leads_here(monkeypatch, name, options):
     asked = []
     monkeypatch.setattr(
-        "pld_sim.libero.tasks.make_environments", lambda task, lanes: asked.append((task, lanes)) or [1]
+        "pld_sim.libero.tasks.make_environments",
+        lambda task, lanes, **given: asked.append((task, lanes, given)) or [1],
     )
-    factory = bring.environment_factory("libero_goal/4")
+    factory = bring.environment_factory(name)
     with pytest.raises(ContractError, match="neither"):
         factory(3)
-    assert asked == [("libero_goal/4", 3)]
+    assert asked == [("libero_goal/4", 3, options)]
+
+
+@pytest.mark.parametrize("option", ["x", "image_size=", "image_size=-1", "reflections=1", "lanes=2", ""])
+def test_an_option_of_a_name_that_is_not_there_is_refused(option):
+    with pytest.raises(ConfigError, match="valid are image_size=N and reflections=true or false"):
+        bring.environment_factory(f"libero_goal/4?image_size=64&{option}")(1)
 
 
 def test_pictures_shrink_by_the_mean_of_blocks():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from pld_core.errors import ConfigError
 from pld_sim.libero.environment import LiberoEnvironment
 from pld_sim.libero.suites import IMAGE_SIZES, Order, parse
+
+_TRUTHS = {"true": True, "false": False}
 
 
 def make_environments(
@@ -38,26 +41,44 @@ def make_environments(
     return made
 
 
+def _member(suite: str, member: str, lanes: int) -> list[LiberoEnvironment]:
+    """member: ``2``, or with options of ``make_environments``, ``2?image_size=256&reflections=false``."""
+    number, _, query = member.partition("?")
+    return make_environments(f"{suite}/{number}", lanes, **dict(map(_option, query.split("&") if query else ())))
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    if name == "image_size" and value.isdigit():
+        return name, int(value)
+    if name == "reflections" and value in _TRUTHS:
+        return name, _TRUTHS[value]
+    raise ConfigError(
+        f"A LIBERO task was given the option {text!r}; valid are image_size=N and reflections=true or false, as in "
+        "libero_object/2?image_size=256&reflections=false."
+    )
+
+
 def libero_spatial(member: str, lanes: int = 1) -> list[LiberoEnvironment]:
     """The same bowl, told apart by where it stands; 10 tasks."""
-    return make_environments(f"libero_spatial/{member}", lanes)
+    return _member("libero_spatial", member, lanes)
 
 
 def libero_object(member: str, lanes: int = 1) -> list[LiberoEnvironment]:
     """Put one of many groceries into the basket; 10 tasks."""
-    return make_environments(f"libero_object/{member}", lanes)
+    return _member("libero_object", member, lanes)
 
 
 def libero_goal(member: str, lanes: int = 1) -> list[LiberoEnvironment]:
     """One scene, another goal each; 10 tasks."""
-    return make_environments(f"libero_goal/{member}", lanes)
+    return _member("libero_goal", member, lanes)
 
 
 def libero_10(member: str, lanes: int = 1) -> list[LiberoEnvironment]:
     """Long tasks of two goals; also called LIBERO-Long; 10 tasks."""
-    return make_environments(f"libero_10/{member}", lanes)
+    return _member("libero_10", member, lanes)
 
 
 def libero_90(member: str, lanes: int = 1) -> list[LiberoEnvironment]:
     """Ninety short tasks in kitchens, living rooms and studies."""
-    return make_environments(f"libero_90/{member}", lanes)
+    return _member("libero_90", member, lanes)
