@@ -91,13 +91,18 @@ def test_without_the_extra_an_error_says_what_to_install(tmp_path, monkeypatch):
         make_environments("libero_object/0")
 
 
-def test_a_process_that_dies_says_its_last_words(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    worker = WorkerProcess(Order("libero_object", 0))
-    with pytest.raises(WorkerGoneError, match=r"exit status 1; .*last words: \(none\)"):
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_process_that_dies_says_its_last_words(monkeypatch, tmp_path, when):
+    dying = tmp_path / "dying"
+    dying.write_text(f"#!/bin/sh\n{'sleep 1' if when == 'later' else ':'}\necho goodbye >&2\nexit 1\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    with pytest.raises(WorkerGoneError, match=r"exit status 1; .*last words: goodbye"):  # noqa: PT012  # by either
+        worker = WorkerProcess(Order("libero_object", 0))
         worker.wait_until_ready()
-    assert worker.gone
-    worker.close()
+    if when == "later":
+        assert worker.gone
+        worker.close()
 
 
 class Mortal:
