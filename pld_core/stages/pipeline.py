@@ -109,7 +109,14 @@ class Pipeline:
             work.console.skip(stage)
             return
         work.log.begin_stage(stage)
-        work.log.finish_stage(stage, **RUN[stage](work))
+        result = RUN[stage](work)
+        work.log.finish_stage(stage, **result, **_asked(work.policy))
+
+
+def _asked(policy: Any) -> dict[str, float]:
+    """How long a policy that another process serves took for its last answers, if it was asked."""
+    times = getattr(policy, "times", None)
+    return {} if times is None else {f"policy_{name}": value for name, value in times.summary().items()}
 
 
 def _check_named(config: TrainConfig) -> None:
