@@ -1,6 +1,6 @@
-"""A REST server made of what OpenVLA's deploy.py is made of (FastAPI, uvicorn, json-numpy, arrays or "error" as answers).
+"""A REST server of what OpenVLA's deploy.py is made of: FastAPI, uvicorn, json-numpy, "error" for all that fails.
 
-    python openvla_server_script.py PORT CHUNK        (0: one action, as OpenVLA; else a list, as OpenVLA-OFT)
+    python openvla_server_script.py PORT CHUNK    (0: one action, as OpenVLA; else a list, as OpenVLA-OFT)
 
 Run by an environment that has those packages and nothing of this project; the network is a mean over the pictures.
 """

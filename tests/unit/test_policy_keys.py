@@ -212,7 +212,7 @@ def test_a_crop_keeps_the_middle_and_cannot_be_served() -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config_root() / "policies").glob("*.yaml")))
 def test_every_policy_file_that_ships_is_valid(name: str) -> None:
     assert name in policy_names()
-    assert load_settings(name).action_horizon
+    assert load_settings(name).action_horizon or name == "lerobot"  # its server says it
     assert isinstance(load_keys(name), KeyMap)
 
 
