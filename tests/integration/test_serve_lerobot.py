@@ -165,7 +165,7 @@ def lerobot() -> list[str]:
     """The command that runs the child in LeRobot's environment."""
     home = ROOT / ".venv-lerobot"
     if not (home / ".installed").exists() or not (home / "policies").exists():
-        pytest.skip("LeRobot's own policies are not installed: run `make lerobot` (2 GB) before.")
+        pytest.skip("LeRobot's own policies are not installed: run `make lerobot` (1.9 GB) before.")
     return ["env", f"PYTHONPATH={home / 'policies'}", str(home / "bin" / "python"), str(CHILD)]
 
 
