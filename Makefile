@@ -2,7 +2,7 @@
 # make train    the whole loop on the default task; ARGS="--preset cube_pickup --seed 1"
 # make ros      ROS 2 from wheels, messages and nodes, for `pld launch`; needs no ROS installation
 # make test     unit, contract, integration and ROS tests
-# make lerobot  LeRobot's own dataset readers in .venv-lerobot, which the tests of `pld export` open its output with
+# make lerobot  LeRobot's own dataset readers and policies in .venv-lerobot, for the tests of `pld export` and serve_lerobot.py
 # make check    lint, format, types, import rules
 # make bench    measure this machine; the last line is JSON
 SHELL := /bin/bash
@@ -85,7 +85,7 @@ system:
 train: setup
 	$(BIN)/pld train $(ARGS)
 
-# Tests with LeRobot's own readers (1.9 GB) run after `make lerobot`, and else are skipped and say so.
+# Tests with LeRobot's own readers and policies (1.9 GB) run after `make lerobot`, and else are skipped and say so.
 test: dev ros
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -13,7 +13,7 @@ from other_environment import python_with
 
 from pld_core.types import Observation, ObservationSpec
 from pld_core.vla import CompactVLA, CompactVLAConfig
-from pld_core.vla.remote.key_map import resized
+from pld_core.vla.remote.image_key import resized
 from tests.contract.served import Served
 
 SCRIPT = Path(__file__).with_name("openpi_client_script.py")

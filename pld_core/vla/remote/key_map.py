@@ -6,14 +6,14 @@ Used in both directions: a client writes requests and reads answers with it, a s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from pld_core.errors import ConfigError, ContractError
 from pld_core.types import ActionChunk, Observation
+from pld_core.vla.remote.image_key import ImageKey, described
 
 Sizes = Mapping[str, tuple[int, int]]  # height and width of each camera that a policy needs; empty: not known
 LEVELS = "//"  # "images//cam_high" is the entry cam_high of the map under images
@@ -40,52 +40,9 @@ class Keys(Protocol):
 
 
 @dataclass(frozen=True)
-class ImageKey:
-    """One of our cameras as a policy wants it: ``[height, width, 3]``, or ``[3, height, width]``, always uint8 RGB.
-
-    Without a size it goes as it is. pad: black borders keep its shape; stretch: there are none. mirror: left and right
-    change places.
-    """
-
-    camera: str
-    height: int | None = None
-    width: int | None = None
-    fit: Literal["pad", "stretch"] = "pad"
-    mirror: bool = False
-    channels_first: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.height is None) != (self.width is None) or min(self.height or 1, self.width or 1) < 1:
-            raise ConfigError(
-                f"The picture of {self.camera!r} has height {self.height} and width {self.width}; give both, from 1 "
-                "on, or neither."
-            )
-
-    def write(self, image: np.ndarray) -> np.ndarray:
-        if self.height and self.width and image.shape[:2] != (self.height, self.width):
-            image = resized(image, self.height, self.width, self.fit)
-        image = image[:, ::-1] if self.mirror else image
-        return np.ascontiguousarray(image.transpose(2, 0, 1) if self.channels_first else image)
-
-    def read(self, key: str, image: Any, size: tuple[int, int] | None = None) -> np.ndarray:
-        """What ``write`` made of one of our pictures, ``[height, width, 3]``; of ``size``, where that is known."""
-        axis = 0 if self.channels_first else -1
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.dtype != np.uint8 or image.shape[axis] != 3:
-            shape = "[3, height, width]" if self.channels_first else "[height, width, 3]"
-            raise ContractError(f"{key} is {_described(image)}; valid is a picture, uint8 {shape}.")
-        picture = image.transpose(1, 2, 0) if self.channels_first else image
-        if self.height and self.width and picture.shape[:2] != (self.height, self.width):
-            raise ContractError(f"{key} is {_described(image)}; valid are {self.height} x {self.width} pixels.")
-        picture = picture[:, ::-1] if self.mirror else picture
-        if size is None or picture.shape[:2] == size:
-            return picture
-        return resized(without_borders(picture, size) if self.fit == "pad" else picture, *size, "stretch")
-
-
-@dataclass(frozen=True)
 class KeyMap:
     """images: by key; state: entries of our proprioception by key (null: all of them), in that order; proprio_dim: how
-    many entries ours has.
+    many entries ours has; constants: what every request holds besides, such as OpenVLA's unnorm_key.
 
     Ours is ``scale * theirs + offset`` for each entry of an action, cut to [-1, 1]; empty: the same. Implements Keys.
     """
@@ -97,6 +54,7 @@ class KeyMap:
     action: str = "actions"
     action_scale: tuple[float, ...] = ()
     action_offset: tuple[float, ...] = ()
+    constants: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         scale, offset = self.action_scale, self.action_offset
@@ -129,6 +87,8 @@ class KeyMap:
         for key, entries in self.state.items():
             _put(message, key, proprio if entries is None else proprio[list(entries)])
         _put(message, self.prompt, observation.instruction)
+        for key, value in self.constants.items():
+            _put(message, key, value)
         return message
 
     def observation(self, request: Mapping[str, Any], cameras: Sizes) -> Observation:
@@ -154,6 +114,10 @@ class KeyMap:
             raise ConfigError(
                 f"The policy has the camera(s) {', '.join(missing)}, the keys name {', '.join(named) or 'none'}. "
                 "Give --keys that fit it."
+            )
+        if cropped := [key for key, wanted in self.images.items() if wanted.crop < 1.0]:
+            raise ConfigError(
+                f"The keys crop {', '.join(cropped)}, and what is cut off does not come. Give other --keys."
             )
 
     def answer(self, chunk: ActionChunk) -> dict[str, Any]:
@@ -190,7 +154,7 @@ class OwnKeys:
     def observation(self, request: Mapping[str, Any], cameras: Sizes) -> Observation:
         given = request.get("images", {})
         if not isinstance(given, Mapping):
-            raise ContractError(f"images is {_described(given)}; valid is a map of pictures by camera.")
+            raise ContractError(f"images is {described(given)}; valid is a map of pictures by camera.")
         wanted = {name: ImageKey(name, *cameras.get(name, (None, None))) for name in {*cameras, *given}}
         images = {name: key.read(_own(name), _get(request, _own(name))) for name, key in wanted.items()}
         return Observation(images, numbers("state", _get(request, "state")), _text(request, "prompt"))
@@ -221,7 +185,7 @@ def numbers(key: str, value: Any) -> np.ndarray:
     array = _float32(value)
     array = array[None] if array is not None and array.ndim == 0 else array
     if array is None or array.ndim != 1:
-        raise ContractError(f"{key} is {_described(value)}; valid are finite numbers, float32 [N].")
+        raise ContractError(f"{key} is {described(value)}; valid are finite numbers, float32 [N].")
     return array
 
 
@@ -230,7 +194,7 @@ def chunk_of(key: str, value: Any) -> np.ndarray:
     array = _float32(value)
     array = array[None] if array is not None and array.ndim == 1 else array
     if array is None or array.ndim != 2 or array.size == 0:
-        raise ContractError(f"{key} of the server's answer is {_described(value)}; valid are finite actions [H, A].")
+        raise ContractError(f"{key} of the server's answer is {described(value)}; valid are finite actions [H, A].")
     return array
 
 
@@ -249,40 +213,17 @@ def _float32(value: Any) -> np.ndarray | None:
     return array if np.isfinite(array).all() else None
 
 
-def without_borders(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """What is left of a padded picture of a camera of ``size`` when its black borders are cut off."""
-    height, width = image.shape[:2]
-    ratio = min(height / size[0], width / size[1])
-    inner = round(size[0] * ratio), round(size[1] * ratio)
-    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    return np.ascontiguousarray(image[top : top + inner[0], left : left + inner[1]])
-
-
-def resized(image: np.ndarray, height: int, width: int, fit: str) -> np.ndarray:
-    """uint8 ``[height, width, 3]``, bilinear; with ``pad`` as large as fits, in the middle of black."""
-    source_height, source_width = image.shape[:2]
-    ratio = min(height / source_height, width / source_width)
-    inner = (width, height) if fit == "stretch" else (round(source_width * ratio), round(source_height * ratio))
-    scaled = np.asarray(Image.fromarray(image).resize(inner, Image.Resampling.BILINEAR))
-    if fit == "stretch":
-        return scaled
-    canvas = np.zeros((height, width, 3), np.uint8)
-    top, left = (height - scaled.shape[0]) // 2, (width - scaled.shape[1]) // 2
-    canvas[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
-    return canvas
-
-
 def _picture(camera: str, image: Any) -> np.ndarray:
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ContractError(f"Camera {camera!r} gives {_described(array)}; valid is uint8 [height, width, 3].")
+        raise ContractError(f"Camera {camera!r} gives {described(array)}; valid is uint8 [height, width, 3].")
     return array
 
 
 def _text(request: Mapping[str, Any], key: str) -> str:
     value = _get(request, key)
     if not isinstance(value, str):
-        raise ContractError(f"{key} is {_described(value)}; valid is the instruction as text.")
+        raise ContractError(f"{key} is {described(value)}; valid is the instruction as text.")
     return value
 
 
@@ -297,14 +238,7 @@ def _get(message: Mapping[str, Any], key: str) -> Any:
     found: Any = message
     for level in key.split(LEVELS):
         if not isinstance(found, Mapping) or level not in found:
-            there = sorted(map(str, found)) if isinstance(found, Mapping) else _described(found)
+            there = sorted(map(str, found)) if isinstance(found, Mapping) else described(found)
             raise ContractError(f"{key} is missing; there is {there}.")
         found = found[level]
     return found
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, (np.ndarray, np.generic)):
-        return f"{value.dtype} {value.shape}"
-    text = repr(value)
-    return f"{text[:60]}... ({type(value).__name__})" if len(text) > 60 else f"{text} ({type(value).__name__})"

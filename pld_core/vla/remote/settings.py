@@ -1,4 +1,4 @@
-"""Served policies by name: ``ws://host:port`` for `pld serve`, ``openpi:NAME`` for a server with keys of its own."""
+"""Served policies by name: ``ws://host:port`` for `pld serve`, ``openpi:NAME`` and ``openvla:NAME`` for others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pld_core.config import config_root
 from pld_core.errors import ConfigError, UnknownNameError
 from pld_core.strict import build
 from pld_core.vla.remote.key_map import KeyMap, Keys, OwnKeys
+from pld_core.vla.remote.openvla import OpenVLA
 from pld_core.vla.remote.remote_vla import RemoteVLA
 from pld_core.yaml_file import read_yaml
 
@@ -51,6 +52,23 @@ def openpi(given: str) -> RemoteVLA:
     name, _, server = given.partition("@")
     settings = load_settings(name)
     return RemoteVLA(
+        server or settings.server,
+        settings.keys,
+        action_horizon=settings.action_horizon,
+        version=settings.version,
+        deadline_s=settings.deadline_s,
+        connect_s=settings.connect_s,
+        api_key=_api_key(settings.api_key_variable),
+    )
+
+
+def openvla(given: str) -> OpenVLA:
+    """``openvla:NAME``, ``openvla:FILE.yaml``, and either with ``@http://host:port`` behind it."""
+    name, _, server = given.partition("@")
+    settings = load_settings(name)
+    if settings.action_horizon is None:
+        raise ConfigError(f"{name} does not give its action_horizon: 1 for OpenVLA, as many as a chunk has for OFT.")
+    return OpenVLA(
         server or settings.server,
         settings.keys,
         action_horizon=settings.action_horizon,

@@ -17,7 +17,7 @@ _DTYPE = re.compile(r"[<>|][biuf]\d{1,2}")
 
 
 class WireError(ContractError):
-    """A message that openpi's protocol does not know."""
+    """A message that the protocol does not know."""
 
 
 def pack(value: Any) -> bytes:
@@ -55,19 +55,21 @@ def _packable(value: Any) -> dict[bytes, Any]:
 
 def _array(mapping: dict[Any, Any]) -> Any:
     if _ARRAY in mapping:
-        return _read_array(mapping[b"data"], _dtype(mapping[b"dtype"]), mapping[b"shape"])
+        return read_array(mapping[b"data"], plain_dtype(mapping[b"dtype"]), mapping[b"shape"])
     if _SCALAR in mapping:
-        return _dtype(mapping[b"dtype"]).type(mapping[b"data"])
+        return plain_dtype(mapping[b"dtype"]).type(mapping[b"data"])
     return mapping
 
 
-def _dtype(name: Any) -> np.dtype:
+def plain_dtype(name: Any) -> np.dtype:
+    """Raises WireError for what is no number."""
     if not (isinstance(name, str) and _DTYPE.fullmatch(name)):
         raise WireError(f"An array of {name!r} was sent; valid are numbers and booleans, such as '<f4'.")
     return np.dtype(name)
 
 
-def _read_array(data: Any, dtype: np.dtype, shape: Any) -> np.ndarray:
+def read_array(data: Any, dtype: np.dtype, shape: Any) -> np.ndarray:
+    """A view of ``data``; raises WireError where it has not that size."""
     sound = isinstance(data, bytes) and isinstance(shape, (list, tuple)) and all(type(n) is int for n in shape)
     if not sound or any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data):
         raise WireError(
