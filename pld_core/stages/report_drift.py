@@ -15,18 +15,18 @@ _UNITS = ("mm", "mrad")
 
 
 def drift(data: RunData) -> str:
-    """A row for each pair of policies: divergence both ways, and how far apart the executed actions are."""
+    """A row for each pair of policies, old → new: divergence both ways, and how far apart the executed actions are."""
     pairs: Sequence[Mapping[str, Any]] = data.drift.get("pairs") or ()
     if not pairs:
         return ""
     sampled = any(pair["kl"] for pair in pairs)
     groups = list(pairs[0]["difference"])
-    heads = ["KL, 95 % interval", "reverse KL"] if sampled else []
+    heads = ["KL(new ‖ old), 95 % interval", "KL(old ‖ new)"] if sampled else []
     heads += [_group_head(name, pairs[0]["difference"][name]) for name in groups]
     rows = "".join(
         _row(
             f"{_name(pair['from'])} → {_name(pair['to'])}",
-            [*([_kl(pair["kl"]), _kl(pair["kl_reverse"])] if sampled else [])]
+            [*([_kl(pair["kl"]), _kl(pair["kl_reverse"], interval=False)] if sampled else [])]
             + [_distance(pair["difference"][name]) for name in groups],
         )
         for pair in pairs
@@ -65,7 +65,7 @@ def _table(heads: Sequence[str], rows: str) -> str:
 
 def _row(name: str, cells: Sequence[str]) -> str:
     numbers = "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells)
-    return f"<tr><td>{escape(name)}</td>{numbers}</tr>"
+    return f'<tr><td style="white-space:nowrap">{escape(name)}</td>{numbers}</tr>'
 
 
 def _group_head(name: str, found: Mapping[str, Any]) -> str:
@@ -78,10 +78,12 @@ def _distance(found: Mapping[str, Any]) -> str:
     return f"{found[unit]:.2f}"
 
 
-def _kl(found: Mapping[str, Any] | None) -> str:
+def _kl(found: Mapping[str, Any] | None, interval: bool = True) -> str:
     if not found:
         return "–"
     low, high = found["ci95"]
+    if not interval:
+        return _signed(found["mean"])
     return f"{_signed(found['mean'])} ({_signed(low)} to {_signed(high)})"
 
 
