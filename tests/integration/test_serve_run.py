@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from pld_core.cli.main import EXIT_ERROR
 from pld_core.errors import ConfigError
 from pld_core.stages.finished_run import FinishedRun
 from pld_core.types import EpisodeSpec, Observation
@@ -155,7 +156,7 @@ def test_a_part_that_is_not_there(tiny: Path, tmp_path: Path, part: str, missing
         shutil.copytree(tiny, folder, ignore=unfinished)
     command = [sys.executable, "-m", "pld_core.cli.main", "serve", "--run", str(folder), "--part", part, "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1
+    assert done.returncode == EXIT_ERROR
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
