@@ -130,6 +130,10 @@ class EvaluateConfig:
     """Success rates of base, specialist and distilled VLA on seeds never used in training."""
 
     episodes: int = 100
+    drift_states: int = 200  # states of these episodes at which the policies' actions are compared; 0: none
+    drift_samples: int = 64  # actions drawn from each policy at each state
+    other_tasks: tuple[str, ...] = ()  # tasks that were not trained: does VLA* still do what the base does?
+    other_episodes: int = 20  # of each of them
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ POSITIVE = frozenset(
         "successes",
         "max_episodes",
         "episodes",
+        "drift_samples",
+        "other_episodes",
     )
     + ("updates_per_step", "critic_updates_per_actor_update", "replay_capacity", "grad_clip", "critics", "rank")
     + ("initial_temperature", "calql_actions", "eval_episodes", "checkpoint_seconds", "video_size", "video_fps")
@@ -33,7 +35,7 @@ POSITIVE = frozenset(
 )
 NOT_NEGATIVE = frozenset(
     ("seed", "xi_ramp_steps", "warmup_episodes", "critic_warmup_steps", "min_temperature", "eval_every")
-    + ("calql_steps", "calql_alpha", "policy_features")
+    + ("calql_steps", "calql_alpha", "policy_features", "drift_states")
 )
 FRACTIONS = frozenset(
     ("offline_fraction", "gamma", "tau", "xi_max", "jump_start", "jump_start_max", "target_success", "alpha")
@@ -62,11 +64,23 @@ def validate(config: TrainConfig) -> TrainConfig:
             f"probe.image_every is {config.probe.image_every} and replan_every {config.replan_every}: the base would "
             "plan from old pictures. Give a divisor of replan_every."
         )
+    if config.evaluate.other_tasks:
+        _validate_other_tasks(config)
     _validate_base(config.base)
     _validate_learn(config.learn)
     if any(part in config.run_name for part in ("/", "\\", "\0")) or config.run_name in (".", "..", "latest"):
         raise ConfigError(f"name must be a plain folder name other than 'latest', got {config.run_name!r}.")
     return config
+
+
+def _validate_other_tasks(config: TrainConfig) -> None:
+    others = config.evaluate.other_tasks
+    if config.runner != "local":
+        raise ConfigError(f"evaluate.other_tasks is {others}: other tasks are simulated, with runner local only.")
+    if config.task in others or len({*others}) < len(others):
+        raise ConfigError(
+            f"evaluate.other_tasks is {others}: give each once, and not {config.task!r}, which is trained."
+        )
 
 
 def _validate_base(base: BaseConfig) -> None:

@@ -135,6 +135,15 @@ class BasePolicy(Protocol):
 
 
 @runtime_checkable
+class SamplingPolicy(BasePolicy, Protocol):
+    """A policy with a distribution of chunks behind the one that ``infer`` answers."""
+
+    def sample(self, observation: Observation, count: int, seed: int) -> list[ActionChunk]:
+        """``count`` chunks drawn independently, in [-1, 1]; the same for the same seed."""
+        ...
+
+
+@runtime_checkable
 class TrainableVLA(BasePolicy, Protocol):
     """A policy that can be fine-tuned on episodes."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,23 @@ def evaluate(
     xi: float = 0.0,
     on_progress: Callable[[int, dict[str, float]], None] = lambda done, metrics: None,
     round_size: int = 50,
+    recorded: int = 0,
+    see: Callable[[Episode], None] = lambda episode: None,
 ) -> Evaluation:
-    """Run one deterministic episode per seed: the base alone, or with the residual fully on."""
+    """Run one deterministic episode per seed: the base alone, or with the residual fully on.
+
+    see: is shown each episode; the first ``recorded`` have pictures, which are not kept.
+    """
     t_base = None if actor is None else 0
-    specs = [EpisodeSpec(task, seed, "evaluate", t_base=t_base, xi=xi, record_images=False) for seed in seeds]
+    specs = [
+        EpisodeSpec(task, seed, "evaluate", t_base=t_base, xi=xi, record_images=place < recorded)
+        for place, seed in enumerate(seeds)
+    ]
     episodes: list[Episode] = []
     for start in range(0, len(specs), round_size):
-        episodes += runner.run(specs[start : start + round_size], actor)
+        for episode in runner.run(specs[start : start + round_size], actor):
+            see(episode)
+            episodes.append(replace(episode, images={}))
         on_progress(len(episodes), {"success_rate": float(np.mean([e.success for e in episodes]))})
     return summarise(episodes)
 

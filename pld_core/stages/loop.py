@@ -17,18 +17,16 @@ from pld_core.data.replay import ReplayBuffer
 from pld_core.errors import ConfigError, StageError
 from pld_core.interfaces import TrainableVLA
 from pld_core.runlog import read_config
-from pld_core.stages.background import BackgroundRunner
 from pld_core.stages.base import make_base, remove_leftovers
 from pld_core.stages.demonstrate import BurstNoise, demonstrate, demonstrations
-from pld_core.stages.evaluate import Evaluation, evaluate
+from pld_core.stages.evaluation import run_eval
+from pld_core.stages.forgetting import check_other_tasks
 from pld_core.stages.harvest import harvest, successful
 from pld_core.stages.learn import ResidualLearning
 from pld_core.stages.probe import probe, probe_spec
 from pld_core.stages.report import write_report
-from pld_core.stages.seeds import test_seeds
 from pld_core.stages.videos import write_videos
 from pld_core.stages.workspace import Workspace
-from pld_core.storage import write_json
 from pld_core.types import RESIDUAL_TICK, Episode, EpisodeSpec
 
 Result = dict[str, Any]
@@ -42,6 +40,7 @@ def run_base(work: Workspace) -> Result:
         with work.console.stage("base") as shown:
             make_base(work.config, own, lambda phase, done, loss: shown.update(done, phase=phase, loss=loss))
     remove_leftovers(own)  # of a process that was killed as soon as it had a base
+    check_other_tasks(work)
     return {"policy": work.policy.version}
 
 
@@ -223,50 +222,6 @@ def _check_pictures(run: str, every: int) -> None:
             f"distill.runs names {run!r}, whose pictures served {theirs} ticks each; here every {every} are imitated. "
             f"Give --probe.image_every {theirs}."
         )
-
-
-def run_eval(work: Workspace) -> Result:
-    """Base, specialist and VLA* on the same held-out seeds; writes eval.json.
-
-    Judged by the environment. A reward that sees for itself judges a second time, in episodes that end at
-    its word as on a robot: ``by_reward`` has its count, and how often the environment disagreed.
-    """
-    config = work.config
-    seeds = test_seeds(config.evaluate.episodes)
-    xi = config.learn.xi_max
-    judge, star = work.judge, work.distilled
-    runs: dict[str, Callable[..., Evaluation]] = {
-        "base": lambda runner, **show: evaluate(runner, work.task, seeds, **show),
-        "specialist": lambda runner, **show: evaluate(runner, work.task, seeds, work.specialist(), xi, **show),
-    }
-    if star is not None:
-        runs["distilled"] = lambda runner, **show: evaluate(runner.with_policy(star), work.task, seeds, **show)
-    results: dict[str, Evaluation] = {}
-    by_reward: dict[str, Evaluation] = {}
-    done = 0
-    with work.console.stage("eval", (2 if judge else 1) * len(runs) * len(seeds), "episodes") as shown:
-
-        def judged(label: str, run: Callable[..., Evaluation], runner: BackgroundRunner) -> Evaluation:
-            nonlocal done
-            before = done
-            result = run(
-                runner, on_progress=lambda n, metrics: shown.update(before + n, **{label: metrics["success_rate"]})
-            )
-            done += len(seeds)
-            work.log.log("eval", 0, policy=label, **{"success_rate": result.rate, "length": result.mean_length})
-            return result
-
-        for name, run in runs.items():
-            results[name] = judged(name, run, judge or work.runner)
-            if judge:
-                by_reward[name] = judged(f"{name}_by_reward", run, work.runner)
-    outcome = {"task": work.task, "seed": config.seed, "minutes": round(work.minutes(), 2)}
-    outcome |= {name: result.summary() for name, result in results.items()}
-    if by_reward:
-        outcome["by_reward"] = {name: result.by_reward() for name, result in by_reward.items()}
-    write_json(work.folder / "eval.json", outcome)
-    write_json(work.folder / "outcomes.json", {name: result.outcomes for name, result in results.items()})
-    return {}
 
 
 def run_report(work: Workspace) -> Result:

@@ -1,7 +1,7 @@
 """``report.html``: one file that shows what a run did, and that can be mailed.
 
-Read from the run folder: ``eval.json``, ``metrics.jsonl``, ``config.yaml``, ``environment.json``,
-``stages/*.json``, ``videos/{base,specialist,distilled}.mp4`` and, if there are any,
+Read from the run folder: ``eval.json``, ``drift.json``, ``forgetting.json``, ``metrics.jsonl``, ``config.yaml``,
+``environment.json``, ``stages/*.json``, ``videos/{base,specialist,distilled}.mp4`` and, if there are any,
 ``ablations/*.json``, each either curves or success rates::
 
     {"title": "...", "x_label": "env steps", "percent": true,
@@ -23,6 +23,7 @@ from typing import Any
 
 from pld_core.errors import ConfigError
 from pld_core.metrics import read_rows
+from pld_core.stages import report_drift
 from pld_core.stages import report_sections as sections
 from pld_core.storage import write_atomic
 
@@ -35,6 +36,8 @@ class RunData:
 
     folder: Path
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    drift: Mapping[str, Any] = field(default_factory=dict)
+    forgetting: Mapping[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -65,6 +68,8 @@ def read_run(folder: Path) -> RunData:
     return RunData(
         folder=folder.resolve(),
         evaluation=_json(folder / "eval.json"),
+        drift=_json(folder / "drift.json"),
+        forgetting=_json(folder / "forgetting.json"),
         rows=read_rows(folder / "metrics.jsonl"),
         stages=stages,
         environment=(_json(folder / "environment.json").get("starts") or [{}])[-1],
@@ -81,6 +86,8 @@ def render(data: RunData) -> str:
         sections.success(data),
         sections.by_reward(data),
         sections.videos(data),
+        report_drift.forgetting(data),
+        report_drift.drift(data),
         sections.learning_curve(data),
         sections.ablations(data),
         sections.critic(data),

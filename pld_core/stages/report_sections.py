@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STAGE_ORDER = ("base", "harvest", "learn", "probe", "distill", "eval", "report")
 EMBED_BYTES = 3_000_000  # larger videos are linked, so that the page stays light
 _STYLES = {"base": 4, "specialist": 1, "distilled": 2}
-_NAMES = {"base": "Base VLA", "specialist": "Specialist", "distilled": "VLA*"}
+NAMES = {"base": "Base VLA", "specialist": "Specialist", "distilled": "VLA*"}
 _CRITIC = {"q_data": "Q, replayed actions", "q_policy": "Q, present policy", "mc_return": "Monte Carlo return"}
 _SMALL = {
     "critic_loss": "Critic loss",
@@ -36,7 +36,7 @@ def success(data: RunData) -> str:
     for name, result in data.results.items():
         low, high = result["ci95"]
         note = f"{result['successes']}/{result['episodes']}"
-        bars.append(Bar(_NAMES[name], result["rate"], low, high, note, _STYLES[name]))
+        bars.append(Bar(NAMES[name], result["rate"], low, high, note, _STYLES[name]))
     if not bars:
         return ""
     lead = "Held-out seeds, the same for all three. Whiskers are Wilson 95 % intervals."
@@ -50,7 +50,7 @@ def by_reward(data: RunData) -> str:
         return ""
     head = '<tr><th></th><th class="n">by the reward</th><th class="n">false</th><th class="n">missed</th></tr>'
     rows = "".join(
-        f'<tr><td>{escape(str(_NAMES.get(name, name)))}</td><td class="n">{one["successes"]}/{one["episodes"]}</td>'
+        f'<tr><td>{escape(str(NAMES.get(name, name)))}</td><td class="n">{one["successes"]}/{one["episodes"]}</td>'
         f'<td class="n">{one["false_successes"]}</td><td class="n">{one["missed_successes"]}</td></tr>'
         for name, one in found.items()
     )
@@ -63,7 +63,7 @@ def by_reward(data: RunData) -> str:
 
 def videos(data: RunData) -> str:
     figures = []
-    for name, label in _NAMES.items():
+    for name, label in NAMES.items():
         path = data.folder / "videos" / f"{name}.mp4"
         if path.exists():
             figures.append(
@@ -230,7 +230,7 @@ def _machine(start: Mapping[str, Any]) -> list[str]:
 
 
 def _links(folder: Path) -> list[str]:
-    names = ("eval.json", "metrics.jsonl", "config.yaml", "environment.json")
+    names = ("eval.json", "drift.json", "forgetting.json", "metrics.jsonl", "config.yaml", "environment.json")
     return [f'<a href="{name}">{name}</a>' for name in names if (folder / name).exists()]
 
 

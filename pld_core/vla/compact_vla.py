@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pld_core.errors import CheckpointError, ConfigError, ContractError, NonFiniteError
@@ -74,6 +75,12 @@ class CompactVLA:
             ActionChunk(action, feature, self.version, max(observation.stamp_ns.values(), default=0))
             for action, feature, observation in zip(actions, features, observations, strict=True)
         ]
+
+    def sample(self, observation: Observation, count: int, seed: int) -> list[ActionChunk]:
+        """``count`` independent chunks from the head's distribution; see ``interfaces.SamplingPolicy``."""
+        (answer,) = self.infer([observation])
+        drawn = _draw(self.shape, *self._device, *self._inputs([observation]), jax.random.key(seed), count)
+        return [dataclasses.replace(answer, actions=actions) for actions in np.asarray(drawn)]
 
     def ground(self, observations: Sequence[Observation]) -> np.ndarray:
         """Estimated tool-to-target error ``[B, 5]``: dx, dy, dz in cm; sin, cos of the yaw error."""
@@ -168,11 +175,14 @@ class CompactVLA:
         """Fill the block with copies of its last observation, run, cut."""
         count = len(observations)
         padded = [*observations, *[observations[-1]] * (BLOCK - count)]
-        images = {name: np.stack([o.images[name] for o in padded]) for name, _, _ in self.shape.cameras}
-        tokens = np.stack([self._tokenised(o.instruction) for o in padded])
-        proprio = np.stack([o.proprio for o in padded]).astype(np.float32)
-        outputs = _forward(self.shape, *self._device, images, tokens, proprio)
+        outputs = _forward(self.shape, *self._device, *self._inputs(padded))
         return tuple(np.asarray(output)[:count] for output in outputs)
+
+    def _inputs(self, observations: Sequence[Observation]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Images, tokens and proprioception as the network takes them."""
+        images = {name: np.stack([o.images[name] for o in observations]) for name, _, _ in self.shape.cameras}
+        tokens = np.stack([self._tokenised(o.instruction) for o in observations])
+        return images, tokens, np.stack([o.proprio for o in observations]).astype(np.float32)
 
     def _tokenised(self, instruction: str) -> np.ndarray:
         if instruction not in self._tokens:
@@ -208,6 +218,16 @@ def _forward(shape: ModelShape, params: Params, stats: Any, images: Any, tokens:
     """Compiled once per shape, shared by all policies of that shape."""
     encoding = encode(params, stats, shape, images, tokens, proprio)
     return decode(params, stats, shape, encoding.context), encoding.features, encoding.grounding
+
+
+@partial(jax.jit, static_argnames=("shape", "count"))
+def _draw(
+    shape: ModelShape, params: Params, stats: Any, images: Any, tokens: jax.Array, proprio: jax.Array,
+    key: jax.Array, count: int,
+) -> jax.Array:  # fmt: skip
+    """Chunks ``[count, H, A]`` for one observation, which is encoded once."""
+    context = encode(params, stats, shape, images, tokens, proprio).context
+    return decode(params, stats, shape, jnp.repeat(context, count, axis=0), key)
 
 
 def _version(shape: ModelShape, params: Params, stats: Mapping[str, np.ndarray]) -> str:

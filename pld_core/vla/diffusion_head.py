@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from pld_core.vla import flow_head
-from pld_core.vla.flow_head import condition, normalised, velocity
+from pld_core.vla.flow_head import condition, normalised, starting_noise, velocity
 from pld_core.vla.layers import Params
 
 init = flow_head.init
@@ -51,11 +51,13 @@ def matching_error(
     return jnp.mean((predicted - (signal * noise - share * target)) ** 2)
 
 
-def sample(params: Params, config: Any, stats: Mapping[str, jax.Array], context: jax.Array) -> jax.Array:
-    """Deterministic DDIM steps from zero noise at t = 1 to data at t = 0; ``[B, H, A]``, not clipped."""
+def sample(
+    params: Params, config: Any, stats: Mapping[str, jax.Array], context: jax.Array, key: jax.Array | None = None
+) -> jax.Array:
+    """DDIM steps from noise at t = 1 (zero without a key) to data at t = 0; ``[B, H, A]``, not clipped."""
     conditioned = condition(params, context)
     batch, steps = context.shape[0], config.flow_steps
-    x = jnp.zeros((batch, params["velocity"]["w"].shape[1]))
+    x = starting_noise(params, batch, key)
     for step in range(steps):  # unrolled, as in the flow head
         time = jnp.full(batch, 1.0 - step / steps)
         signal, share = (part[:, None] for part in signal_and_noise(time))

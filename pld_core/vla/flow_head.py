@@ -82,11 +82,19 @@ def matching_error(
     return jnp.mean((velocity(params, conditioned, mixed, time) - (noise - target)) ** 2)
 
 
-def sample(params: Params, config: Any, stats: Mapping[str, jax.Array], context: jax.Array) -> jax.Array:
-    """Euler integration from zero noise at t = 1 to data at t = 0; ``[B, H, A]``, not clipped."""
+def starting_noise(params: Params, batch: int, key: jax.Array | None) -> jax.Array:
+    """``x_1 [B, H*A]``: zeros for the one answer of ``infer``, a sample with a key."""
+    shape = (batch, params["velocity"]["w"].shape[1])
+    return jnp.zeros(shape) if key is None else jax.random.normal(key, shape)
+
+
+def sample(
+    params: Params, config: Any, stats: Mapping[str, jax.Array], context: jax.Array, key: jax.Array | None = None
+) -> jax.Array:
+    """Euler integration from noise at t = 1 (zero without a key) to data at t = 0; ``[B, H, A]``, not clipped."""
     conditioned = condition(params, context)
     batch, steps = context.shape[0], config.flow_steps
-    x = jnp.zeros((batch, params["velocity"]["w"].shape[1]))
+    x = starting_noise(params, batch, key)
     for step in range(steps):  # unrolled: eight small products are cheaper than a loop's bookkeeping
         time = jnp.full(batch, 1.0 - step / steps)
         x = x - velocity(params, conditioned, x, time) / steps

@@ -208,9 +208,18 @@ def scale_grounding(grounding: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.arcsinh(distance / GROUNDING_SOFT_CM) / 2.0, angle], axis=-1)
 
 
-def decode(params: Params, stats: Mapping[str, jax.Array], shape: ModelShape, context: jax.Array) -> jax.Array:
-    """Context to action chunks ``[B, H, A]`` in [-1, 1], with the head that the configuration names."""
-    actions = HEADS[shape.config.head].sample(params["head"], shape.config, stats, context)
+def decode(
+    params: Params,
+    stats: Mapping[str, jax.Array],
+    shape: ModelShape,
+    context: jax.Array,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Context to action chunks ``[B, H, A]`` in [-1, 1], with the head that the configuration names.
+
+    key: to draw from the head's distribution; without one its single answer.
+    """
+    actions = HEADS[shape.config.head].sample(params["head"], shape.config, stats, context, key)
     return jnp.clip(actions, -1.0, 1.0)
 
 

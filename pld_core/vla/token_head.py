@@ -2,7 +2,7 @@
 
 A small gated recurrent cell reads the context once and then emits the ``H * A`` tokens of a chunk one
 after the other, each fed the one before it. Training is the token sequence's negative log-likelihood
-with teacher forcing; inference is greedy.
+with teacher forcing; inference is greedy, unless a sample is asked for.
 """
 
 from __future__ import annotations
@@ -87,19 +87,23 @@ def loss(
     return -jnp.mean(jnp.take_along_axis(log_probability, tokens[..., None], axis=-1))
 
 
-def sample(params: Params, config: Any, stats: Mapping[str, jax.Array], context: jax.Array) -> jax.Array:
-    """Greedy chunk ``[B, H, A]``: the likeliest token at each of the ``H * A`` places in turn."""
+def sample(
+    params: Params, config: Any, stats: Mapping[str, jax.Array], context: jax.Array, key: jax.Array | None = None
+) -> jax.Array:
+    """Chunk ``[B, H, A]``: the likeliest token at each of the ``H * A`` places in turn, or one drawn with the key."""
     state, constant = _read_context(params, context)
     batch = context.shape[0]
     prior = jnp.tile(params["prior"], (config.horizon, 1))
 
-    def step(carry: tuple[jax.Array, jax.Array], place: tuple[jax.Array, jax.Array]):
+    def step(carry: tuple[jax.Array, jax.Array], place: tuple[jax.Array, jax.Array, jax.Array | None]):
         state, token = carry
         state = _cell(params, state, params["token"][token] + place[0] + constant)
-        token = jnp.argmax(dense(params["logits"], state) + place[1], axis=-1)
+        logits, drawn = dense(params["logits"], state) + place[1], place[2]
+        token = jnp.argmax(logits, axis=-1) if drawn is None else jax.random.categorical(drawn, logits)
         return (state, token), token
 
     start = (state, jnp.full(batch, config.token_bins))
-    _, tokens = jax.lax.scan(step, start, (params["place"], prior))
+    keys = None if key is None else jax.random.split(key, len(prior))
+    _, tokens = jax.lax.scan(step, start, (params["place"], prior, keys))
     tokens = tokens.T.reshape(batch, config.horizon, -1)
     return decode_tokens(tokens, stats["action_low"], stats["action_high"], config.token_bins)

@@ -273,3 +273,47 @@ def test_the_live_table_shows_every_stage():
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75, "1:15"), (3700, "1:01:40")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def _pair(earlier, later, kl, **difference):
+    measured = None if kl is None else {"mean": kl, "ci95": [kl - 0.5, kl + 0.5], "median": kl}
+    return {"from": earlier, "to": later, "kl": measured, "kl_reverse": measured, "difference": difference}
+
+
+def test_drift_and_other_tasks(run_dir):
+    add_evaluation(run_dir)
+    moved = {"mean": 0.12, "rms": 0.15, "mm": 1.2}
+    pairs = [_pair("base", "distilled", 0.25, translation=moved, gripper={"mean": 0.04, "rms": 0.3})]
+    write_json(run_dir / "drift.json", {"states": 200, "samples": 64, "pairs": pairs})
+    rates = {name: SuccessRate(k, 20).to_dict() for name, k in (("base", 9), ("distilled", 4))}
+    write_json(run_dir / "forgetting.json", {"tasks": {"cube_pickup": rates, "<b>": {}}})
+    page = write_report(run_dir).read_text()
+    text = text_of(page)
+    for expected in (
+        "Drift of the actions",
+        "200 states",
+        "Base VLA → VLA*",
+        "0.25 (−0.25 to 0.75)",
+        "translation, mm",
+    ):
+        assert expected in text
+    assert "1.20 0.04" in text
+    assert "Other tasks" in text
+    assert "cube_pickup 9/20 (26–66 %) 4/20 (8–42 %)" in text
+    assert 'href="drift.json"' in page
+
+
+def test_drift_without_distributions(run_dir):
+    pairs = [_pair("base", "specialist", None, action={"mean": 0.1, "rms": 0.1})]
+    write_json(run_dir / "drift.json", {"states": 12, "samples": 64, "pairs": pairs})
+    text = text_of(write_report(run_dir).read_text())
+    assert "There is no KL" in text
+    assert "action, of [−1, 1] Base VLA → Specialist 0.10" in text
+    assert "Other tasks" not in text
+
+
+def test_no_drift_no_section(run_dir):
+    add_evaluation(run_dir)
+    text = text_of(write_report(run_dir).read_text())
+    assert "Drift" not in text
+    assert "Other tasks" not in text
