@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+ATTEMPTS = 12
+TICK_S = 0.05  # of all arms here
 
 
 class Pulse:
@@ -40,3 +46,13 @@ class Pulse:
             if now - last > 1.5 * self.beat_s:
                 self._held_up.append((now, now - last))
             last = now
+
+
+def attempts(pulse: Pulse, news: Callable[[], str] = lambda: "") -> Iterator[int]:
+    """At what a busy machine may spoil. When all are, the test has failed; or cannot be done where this is."""
+    began = time.monotonic()
+    yield from range(ATTEMPTS)
+    held_up_s = pulse.worst_since(began)
+    if held_up_s > TICK_S:
+        pytest.skip(f"this machine held an idle thread up for {held_up_s:.2f} s, and so an arm's 20 Hz")
+    raise AssertionError(f"{ATTEMPTS} attempts were spoilt. {news()}")

@@ -7,6 +7,7 @@ up for the lost time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from franka_tools import PATIENCE_S
-from pulse import Pulse
+from pulse import Pulse, attempts
 
 from pld_ros.benches.franka_simulator import FrankaSimulator
 
@@ -30,8 +31,8 @@ STARVED_S, DETECTION_S, RESTS_S = 0.4, 0.15, 1.0
 LEAP_M = 0.1  # 0.03 to its target, and the way to come to rest from that speed; a stop that was planned took 0.55
 
 
-@pytest.fixture
-def child(simulator: FrankaSimulator) -> Iterator[subprocess.Popen[str]]:
+@contextlib.contextmanager
+def controlling(simulator: FrankaSimulator) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, str(Path(__file__).with_name("franka_child.py")), simulator.host]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -50,18 +51,31 @@ def said(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def test_the_controlling_process_gets_no_processor(child: subprocess.Popen[str]) -> None:
-    words, heard = said(child), []
-    while len(heard) < 20 or abs(heard[-1]["sent"]) < 0.01:
+def moving(words: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is said until the arm has moved for a while, or a busy machine has made a fault of it."""
+    heard = [next(words)]
+    while not heard[-1]["fault"] and (len(heard) < 20 or abs(heard[-1]["sent"]) < 0.01):
         heard.append(next(words))
-        assert not heard[-1]["fault"], "the machine is too busy"
+    return heard
+
+
+def test_the_controlling_process_gets_no_processor(simulator: FrankaSimulator) -> None:
     with Pulse() as pulse:
-        os.kill(child.pid, signal.SIGSTOP)
-        time.sleep(STARVED_S)
-        resumed_at = time.monotonic()
-        os.kill(child.pid, signal.SIGCONT)
-        heard += list(words)
-    assert child.wait(PATIENCE_S) == 0
+        for _ in attempts(pulse):
+            with controlling(simulator) as child:
+                words = said(child)
+                heard = moving(words)
+                if heard[-1]["fault"]:
+                    continue
+                began = time.monotonic()
+                os.kill(child.pid, signal.SIGSTOP)
+                time.sleep(STARVED_S)
+                resumed_at = time.monotonic()
+                os.kill(child.pid, signal.SIGCONT)
+                heard += list(words)
+                assert child.wait(PATIENCE_S) == 0
+                break
+    held_up_s = pulse.worst_since(began)
     after_recovery, seen = heard[-1], heard[:-1]
     before = [each for each in seen if each["at"] < resumed_at - STARVED_S][-1]
     after = [each for each in seen if each["at"] >= resumed_at]
@@ -69,10 +83,10 @@ def test_the_controlling_process_gets_no_processor(child: subprocess.Popen[str])
     way_m = np.array([each["y"] for each in after]) - before["y"]
     print(
         f"measured: no processor for {1e3 * STARVED_S:.0f} ms: told {1e3 * (told['at'] - resumed_at):.1f} ms after it "
-        f"had one again (held up {1e3 * pulse.worst_s:.0f} ms); the arm had moved {1e3 * way_m[0]:.1f} mm by then, "
+        f"had one again (held up {1e3 * held_up_s:.0f} ms); the arm had moved {1e3 * way_m[0]:.1f} mm by then, "
         f"rests {1e3 * way_m[-1]:.1f} mm from where it was: {told['fault']}"
     )
-    assert told["at"] - resumed_at < DETECTION_S + pulse.worst_s
+    assert told["at"] - resumed_at < DETECTION_S + held_up_s
     assert "no time for the arm" in told["fault"] or "said nothing" in told["fault"]
     assert np.abs(way_m).max() < LEAP_M
     rested = [y for y, each in zip(way_m, after, strict=True) if each["at"] > told["at"] + RESTS_S]
