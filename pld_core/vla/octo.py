@@ -68,8 +68,7 @@ def octo(argument: str) -> OctoPolicy:
         model = package.OctoModel.load_pretrained(path, step=source.step)
     except Exception as error:  # orbax, msgpack, TensorFlow's files and the hub have errors of their own
         raise CheckpointError(f"{source.path} cannot be loaded as Octo: {type(error).__name__}: {error}") from error
-    kinds = importlib.import_module("octo.data.utils.data_utils").NormalizationType
-    return OctoPolicy(model, mapping, source.unnorm_key, kinds(source.normalization))
+    return OctoPolicy(model, mapping, source.unnorm_key, source.normalization == "bounds")
 
 
 class OctoPolicy:
@@ -81,24 +80,26 @@ class OctoPolicy:
 
     feature_dim = 0
 
-    def __init__(self, model: Any, mapping: RobotMapping, unnorm_key: str = "", normalization: Any = None) -> None:
-        """normalization: of Octo's NormalizationType; None: its default, normal. Raises ConfigError where the mapping
-        does not fit the model."""
+    def __init__(self, model: Any, mapping: RobotMapping, unnorm_key: str = "", bounds: bool = False) -> None:
+        """bounds: training scaled p01 and p99 of the data to [-1, 1], instead of to mean 0 and deviation 1.
+
+        Raises ConfigError where the mapping does not fit the model.
+        """
         self.model = model
         self._example = model.example_batch["observation"]
         slots = [key.removeprefix(IMAGE) for key in sorted(self._example) if key.startswith(IMAGE)]
         self.slots = dict(zip((c.camera for c in mapping.cameras), _slots(mapping, slots), strict=True))
         self.mapping = mapping
-        self.statistics = _statistics(model.dataset_statistics, unnorm_key)
-        self._normalization = {} if normalization is None else {"normalization_type": normalization}
-        self._bounds = getattr(normalization, "value", "normal") == "bounds"
+        found = _statistics(model.dataset_statistics, unnorm_key)
+        chosen = {name: found[name] for name in ("action", "proprio") if name in found}
+        self.statistics = {name: _centred(one) if bounds else one for name, one in chosen.items()}
         predicted = model.config["model"]["heads"]["action"]["kwargs"]["action_horizon"]
         self.action_horizon: int = mapping.horizon or int(predicted)
         size = len(self.statistics["action"]["mean"])
         if self.action_horizon > predicted or mapping.action.dim > size:
             raise ConfigError(
-                f"{MAPPING_FILE} takes {self.action_horizon} actions of {mapping.action.dim} entries; this Octo predicts "
-                f"{predicted} of {size}."
+                f"{MAPPING_FILE} takes {self.action_horizon} actions of {mapping.action.dim} entries; this Octo "
+                f"predicts {predicted} of {size}."
             )
         self._tasks = lru_cache(maxsize=64)(lambda text: model.create_tasks(texts=[text]))
 
@@ -110,7 +111,6 @@ class OctoPolicy:
         digest = hashlib.sha256(json.dumps(plain(self.mapping), sort_keys=True).encode())
         for leaf in jax.tree_util.tree_leaves((self.model.params, self.statistics)):
             digest.update(np.ascontiguousarray(leaf).tobytes())
-        digest.update(repr(self._normalization).encode())
         return digest.hexdigest()[:12]
 
     def infer(self, observations: Sequence[Observation]) -> list[ActionChunk]:
@@ -128,7 +128,6 @@ class OctoPolicy:
             self._tasks(observation.instruction),
             unnormalization_statistics=self.statistics["action"],
             rng=jax.random.PRNGKey(_seed(inputs, observation.instruction)),
-            **self._normalization,
         )
         actions = np.asarray(sampled, np.float32)[0, : self.action_horizon]
         if not np.isfinite(actions).all():
@@ -137,7 +136,7 @@ class OctoPolicy:
         return ActionChunk(self.mapping.action.from_model(actions), np.zeros(0, np.float32), self.version, stamp)
 
     def inputs(self, observation: Observation) -> dict[str, Any]:
-        """``[1, W, ...]`` of each of the model's keys; the last of the window is the observation, the others padding."""
+        """``[1, W, ...]`` of each of the model's keys; the window's last is the observation, the others padding."""
         window = self._example["timestep_pad_mask"].shape[1]
         now = np.arange(window) == window - 1
         given: dict[str, np.ndarray] = {}
@@ -165,7 +164,10 @@ class OctoPolicy:
                 f"Octo's proprioception has {example.shape[2]} entries, {MAPPING_FILE} gives {len(state)} (state)."
             )
         stats = self.statistics.get("proprio")
-        return state if stats is None else _normalised(state, stats, self._bounds)
+        if stats is None:
+            return state
+        scaled = (state - stats["mean"]) / (stats["std"] + 1e-8)
+        return np.where(stats.get("mask", True), scaled, state).astype(np.float32)
 
 
 def _slots(mapping: RobotMapping, slots: Sequence[str]) -> list[str]:
@@ -192,13 +194,10 @@ def _statistics(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found[key]
 
 
-def _normalised(values: np.ndarray, stats: Mapping[str, Any], bounds: bool) -> np.ndarray:
-    """As Octo's training did it; unmasked entries as they come."""
-    if bounds:
-        scaled = np.clip(2 * (values - stats["p01"]) / (stats["p99"] - stats["p01"] + 1e-8) - 1, -1, 1)
-    else:
-        scaled = (values - stats["mean"]) / (stats["std"] + 1e-8)
-    return np.where(stats.get("mask", True), scaled, values).astype(np.float32)
+def _centred(stats: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Bounds as the mean and deviation that do the same: ``sample_actions`` is compiled so that it knows no others."""
+    low, high = np.asarray(stats["p01"]), np.asarray(stats["p99"])
+    return {**stats, "mean": (high + low) / 2, "std": (high - low) / 2}
 
 
 def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Folders for trainers elsewhere: the dataset, the generated config and the commands. Their training is not run here."""
+"""Folders for trainers elsewhere: the dataset, the generated config and the commands. They are not trained here."""
 
 from __future__ import annotations
 
