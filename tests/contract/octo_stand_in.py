@@ -1,5 +1,5 @@
-"""A stand-in for the package octo where it is not installed: the public interface of octo-models/octo at 241fb35, as far
-as the adapter uses it, around arithmetic instead of a network. Written by hand from the signatures; no code of Octo's.
+"""A stand-in for the package octo where it is not installed: the public interface of octo-models/octo at 241fb35, as
+far as the adapter uses it, around arithmetic instead of a network. Written by hand from the signatures; no code of Octo's.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def install(monkeypatch: Any) -> None:
 
 
 def write_checkpoint(folder: Path) -> Path:
-    """Two cameras in a window of two, proprioception of three, seven actions in chunks of four; two sets of statistics."""
+    """Two cameras in a window of two, proprioception of three, four actions of seven; two sets of statistics."""
     folder.mkdir(parents=True, exist_ok=True)
     images = {"image_primary": (2, 32, 32, 3), "image_wrist": (2, 16, 16, 3)}
     kwargs = {"action_horizon": 4, "action_dim": 7}

@@ -1,5 +1,5 @@
-"""The adapter for Octo: against a checkpoint of its package where that is installed (PLD_OCTO_CHECKPOINT names one), and
-against ``octo_stand_in`` where it is not."""
+"""The adapter for Octo: against a checkpoint of its package where that is installed (PLD_OCTO_CHECKPOINT names one),
+and against ``octo_stand_in`` where it is not."""
 
 from __future__ import annotations
 
