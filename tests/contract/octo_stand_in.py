@@ -1,5 +1,5 @@
 """A stand-in for the package octo where it is not installed: the public interface of octo-models/octo at 241fb35, as
-far as the adapter uses it, around arithmetic instead of a network. Written by hand from the signatures; no code of Octo's.
+far as the adapter uses it, around arithmetic instead of a network. Written by hand; no code of Octo's.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_said(folder, change, query, error, words):
 @stand_in
 def test_a_broken_checkpoint_and_a_wrong_state_are_named(folder):
     (folder / "pld.yaml").write_text(MAPPING.replace("state: [0, 1, 4]", "state: [0]"))
-    with pytest.raises(ContractError, match="has 3 entries, pld.yaml gives 1"):
+    with pytest.raises(ContractError, match=r"has 3 entries, pld\.yaml gives 1"):
         bring.base_policy(f"octo:{folder}?unnorm_key=bridge").infer([seen(0)])
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match="cannot be loaded as Octo"):
