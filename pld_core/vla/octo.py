@@ -68,7 +68,10 @@ def octo(argument: str) -> OctoPolicy:
         model = package.OctoModel.load_pretrained(path, step=source.step)
     except Exception as error:  # orbax, msgpack, TensorFlow's files and the hub have errors of their own
         raise CheckpointError(f"{source.path} cannot be loaded as Octo: {type(error).__name__}: {error}") from error
-    return OctoPolicy(model, mapping, source.unnorm_key, source.normalization == "bounds")
+    policy = OctoPolicy(model, mapping, source.unnorm_key, source.normalization == "bounds")
+    images = {c.camera: np.zeros((c.height, c.width, 3), np.uint8) for c in mapping.cameras}
+    policy.infer([Observation(images, np.zeros(mapping.proprio_dim, np.float32))])  # compiles, before anyone waits
+    return policy
 
 
 class OctoPolicy:

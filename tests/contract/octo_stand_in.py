@@ -19,7 +19,7 @@ class OctoModel:
     def __init__(self, folder: Path) -> None:
         saved = json.loads((folder / "config.json").read_text())
         self.config = {"model": saved["model"]}
-        shapes = {key: np.zeros((1, *shape), np.uint8) for key, shape in saved["images"].items()}
+        shapes: dict[str, np.ndarray] = {key: np.zeros((1, *shape), np.uint8) for key, shape in saved["images"].items()}
         window = next(iter(shapes.values())).shape[1]
         self.example_batch = {
             "observation": {

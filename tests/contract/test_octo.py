@@ -86,7 +86,7 @@ def test_octo_sees_one_observation_at_the_end_of_a_padded_window(folder):
     policy = bring.base_policy(f"octo:{folder}?unnorm_key=bridge")
     observation = seen(0)
     policy.infer([observation])
-    asked = policy.model.asked[0]  # type: ignore[attr-defined]
+    asked = policy.model.asked[-1]  # type: ignore[attr-defined]
     inputs = asked["observations"]
     assert asked["tasks"]["language_instruction"] == ["stack the blocks"]
     assert inputs["image_primary"].shape == (1, 2, 32, 32, 3)
