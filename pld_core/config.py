@@ -29,6 +29,7 @@ SftMode = Literal["full", "head", "lora"]
 SftData = Literal["pld", "oracle", "base"]
 Head = Literal["flow", "tokens", "diffusion"]
 Imitate = Literal["specialist", "all"]
+Trainer = Literal["auto", "in_process", "openpi", "openvla_oft", "none"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class ProbeConfig:
 class DistillConfig:
     """Supervised fine-tuning of the base VLA on the curated episodes."""
 
+    trainer: Trainer = "auto"  # auto: in_process if the policy can (it has sft), else none; others prepare its training
+    start: str = ""  # checkpoint that openpi (CONFIG@CHECKPOINT) or openvla_oft starts from; empty: a public one
     data: SftData = "pld"  # probe data, oracle demonstrations, or the base's own successes
     imitate: Imitate = "specialist"  # of a probed episode: the specialist's ticks, or all, the base's start included
     runs: tuple[str, ...] = ()  # folders of further runs whose probe data are learnt too: one VLA* for many tasks

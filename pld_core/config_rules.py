@@ -9,7 +9,7 @@ from pld_core.errors import ConfigError
 from pld_core.strict import flatten
 
 if TYPE_CHECKING:
-    from pld_core.config import BaseConfig, LearnConfig, TrainConfig
+    from pld_core.config import BaseConfig, DistillConfig, LearnConfig, TrainConfig
 
 # Ranges by the last part of a key, so that the same name means the same in every section.
 POSITIVE = frozenset(
@@ -68,6 +68,7 @@ def validate(config: TrainConfig) -> TrainConfig:
         _validate_other_tasks(config)
     _validate_base(config.base)
     _validate_learn(config.learn)
+    _validate_distill(config.distill, config.probe.image_every)
     if any(part in config.run_name for part in ("/", "\\", "\0")) or config.run_name in (".", "..", "latest"):
         raise ConfigError(f"name must be a plain folder name other than 'latest', got {config.run_name!r}.")
     return config
@@ -106,3 +107,33 @@ def _validate_learn(learn: LearnConfig) -> None:
         raise ConfigError("learn.calql_steps needs learn.xi_max greater than 0: a residual of scale 0 has no density.")
     if learn.replay_capacity < 2:
         raise ConfigError(f"learn.replay_capacity must be 2 or more, got {learn.replay_capacity}.")
+
+
+def _validate_distill(distill: DistillConfig, image_every: int) -> None:
+    trainer = distill.trainer
+    if trainer not in ("openpi", "openvla_oft"):
+        if distill.start:
+            raise ConfigError(
+                f"distill.start is for trainers elsewhere, distill.trainer is {trainer}: give openpi or openvla_oft, "
+                "or leave it out."
+            )
+        return
+    if image_every > 1:
+        raise ConfigError(
+            f"distill.trainer {trainer} learns every tick with its picture; probe.image_every is {image_every}. Give 1."
+        )
+    if distill.mode == "head":
+        raise ConfigError(f"distill.trainer {trainer} has no mode head; give distill.mode full or lora.")
+    if trainer == "openpi" and distill.start:
+        openpi_start(distill.start)
+
+
+def openpi_start(start: str) -> tuple[str, str]:
+    """A config of openpi's and a checkpoint, of ``CONFIG@CHECKPOINT``."""
+    name, _, checkpoint = start.partition("@")
+    if not name or not checkpoint:
+        raise ConfigError(
+            f"distill.start is {start!r}; for openpi give CONFIG@CHECKPOINT, such as "
+            "pi05_libero@gs://openpi-assets/checkpoints/pi05_libero."
+        )
+    return name, checkpoint.rstrip("/")

@@ -12,11 +12,11 @@ from pld_core import bring
 from pld_core.errors import CheckpointError, ConfigError
 from pld_core.serve.backends import Backend, PolicyBackend, SpecialistBackend, specialist_version
 from pld_core.serve.server import PolicyServer
-from pld_core.stages.finished_run import FinishedRun
 from pld_core.vla.remote.settings import load_keys
 
 if TYPE_CHECKING:
     from pld_core.cli.serve import ServeConfig
+    from pld_core.stages.finished_run import FinishedRun
 
 SPECIALIST_LANES = 16  # clients at once; each has the base's plan of its own
 
@@ -36,6 +36,8 @@ def backend(config: ServeConfig) -> Backend:
     folder = Path(config.run).resolve()
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"{config.run} is no run: it has no config.yaml. Give a folder under runs/.")
+    from pld_core.stages.finished_run import FinishedRun  # a policy that is no run's is served beside an old JAX too
+
     run = FinishedRun(folder)
     if config.part == "specialist":
         return _specialist(run)

@@ -14,6 +14,7 @@ import tyro
 
 from pld_core import bring, stations
 from pld_core.config import TrainConfig
+from pld_core.config_rules import validate
 from pld_core.console import Console
 from pld_core.data.episode_store import EpisodeStore
 from pld_core.errors import ConfigError
@@ -35,6 +36,9 @@ class ExportConfig:
     out: Path  # folder of the dataset
     data: Literal["probe", "harvest", "demonstrations"] = "probe"  # of a run
     format: Literal["lerobot", "lerobot-v2.1", "rlds"] = "lerobot"
+    # Instead: what VLA* is to learn, with a trainer's config and commands, as distill.trainer has it made.
+    trainer: Annotated[Literal["none", "openpi", "openvla_oft"], tyro.conf.arg(name="for")] = "none"
+    start: str = ""  # with --for: the checkpoint that the trainer starts from, as distill.start
     units: Literal["normalised", "metric"] = "normalised"  # of `action`: [-1, 1], or metres and radians per tick
     codec: Literal["h264", "av1"] = "h264"  # of the videos; h264 plays everywhere
     fps: int | None = None  # ticks per second; default: as the run's task or station says
@@ -50,6 +54,14 @@ class ExportConfig:
             raise ConfigError("--push uploads LeRobot datasets; an RLDS dataset is copied as a folder.")
         if self.fps is not None and self.fps < 1:
             raise ConfigError(f"--fps is {self.fps}; give the ticks per second, at least 1.")
+        if self.trainer == "none" and self.start:
+            raise ConfigError("--start is the checkpoint of a trainer: give --for openpi or openvla_oft too.")
+        if self.trainer != "none" and (self.data, self.format, self.units) != ("probe", "lerobot", "normalised"):
+            raise ConfigError(
+                f"--for {self.trainer} says itself what is exported: leave out --data, --format, --units."
+            )
+        if self.trainer != "none" and (self.push or self.append or self.fps is not None):
+            raise ConfigError(f"--for {self.trainer} takes no --push, --append or --fps; it goes on by itself.")
         if self.format == "rlds" and (self.append or self.units == "metric"):
             raise ConfigError(
                 "--append and --units metric are for LeRobot datasets; leave them out with --format rlds."
@@ -87,6 +99,8 @@ class Summary:
 
 def export(config: ExportConfig) -> Summary:
     """Write the dataset. Raises ConfigError for what cannot be found or is there already, see also LeRobotWriter."""
+    if config.trainer != "none":
+        return _for_trainer(config)
     store, run = _source(config)
     if any(config.out.glob("*")) and not config.append:
         raise ConfigError(f"{config.out} is not empty. Give another --out, or --append to add what it lacks.")
@@ -105,6 +119,32 @@ def export(config: ExportConfig) -> Summary:
         from pld_core.data.lerobot.hub import push
 
         summary.address = push(config.out, config.repo_id, config.private)
+    return summary
+
+
+def _for_trainer(config: ExportConfig) -> Summary:
+    """What ``distill.trainer`` would have left in a run that is finished."""
+    from pld_core.stages import trainers
+    from pld_core.stages.distill import to_imitate
+    from pld_core.stages.finished_run import FinishedRun
+
+    own = read_config(config.run)
+    if own.task.startswith("<"):
+        raise ConfigError(f"The task of {config.run} was brought in Python ({own.task}): set distill.trainer there.")
+    distill = dataclasses.replace(own.distill, trainer=config.trainer, start=config.start or own.distill.start)
+    run = FinishedRun(config.run, validate(dataclasses.replace(own, distill=distill)))
+    if not _holds_episodes(config.run / "probe"):
+        raise ConfigError(f"{config.run} holds no probe episodes, which VLA* would learn.")
+    if any(config.out.glob("*")) and not (config.out / "datasets").is_dir():
+        raise ConfigError(f"{config.out} is not empty, and holds no export for a trainer. Give another --out.")
+    summary, began = Summary(config.out), time.perf_counter()
+    with Console(("export",)) as console:
+        job = trainers.job_of(run, to_imitate(run), config.out)
+        with console.stage("export", len(job.episodes), "episodes") as shown:
+            trainers.external(config.trainer).prepare(job, shown.update)
+    summary.seconds = time.perf_counter() - began
+    summary.episodes, summary.frames = len(job.episodes), sum(len(episode) for episode in job.episodes)
+    summary.files = sorted(path for path in config.out.rglob("*") if path.is_file())
     return summary
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 from pld_core import bring
 from pld_core.config import TrainConfig
 from pld_core.control import ResidualController, SafetyLimits, limits_of
+from pld_core.data.episode_store import EpisodeStore
 from pld_core.errors import CheckpointError
 from pld_core.interfaces import BasePolicy
 from pld_core.runlog import read_config
@@ -51,6 +52,10 @@ class FinishedRun(Workspace):
                 action_spec=environment.action_spec,
                 limits=SafetyLimits(environment.action_spec, getattr(environment, "workspace", None)),
             )
+
+    @cached_property
+    def probe(self) -> EpisodeStore:  # type: ignore[override]
+        return EpisodeStore(self.folder / "probe", read_only=True)
 
     def distilled_policy(self) -> BasePolicy:
         """VLA*; CheckpointError where the run has none."""

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,9 @@ import numpy as np
 from pld_core.checkpoint import save_checkpoint
 from pld_core.data.episode_store import EpisodeStore
 from pld_core.data.replay import ReplayBuffer
-from pld_core.errors import ConfigError, StageError
-from pld_core.interfaces import TrainableVLA
-from pld_core.runlog import read_config
 from pld_core.stages.base import make_base, remove_leftovers
 from pld_core.stages.demonstrate import BurstNoise, demonstrate, demonstrations
+from pld_core.stages.distill import check_distiller, run_distill
 from pld_core.stages.evaluation import run_eval
 from pld_core.stages.forgetting import check_other_tasks
 from pld_core.stages.harvest import harvest, successful
@@ -27,21 +24,22 @@ from pld_core.stages.probe import probe, probe_spec
 from pld_core.stages.report import write_report
 from pld_core.stages.videos import write_videos
 from pld_core.stages.workspace import Workspace
-from pld_core.types import RESIDUAL_TICK, Episode, EpisodeSpec
+from pld_core.types import Episode, EpisodeSpec
 
 Result = dict[str, Any]
 DEMONSTRATIONS_APART = 100  # run seeds between the demonstrations that a base learns from and those of a baseline
 
 
 def run_base(work: Workspace) -> Result:
-    """Make the base anew with ``from_scratch``; otherwise only see that it is there."""
+    """Make the base anew with ``from_scratch``; otherwise only see that it is there, and that it can be distilled."""
     own = work.folder / "checkpoints" / "base.vla"
     if work.config.from_scratch and not own.exists():
         with work.console.stage("base") as shown:
             make_base(work.config, own, lambda phase, done, loss: shown.update(done, phase=phase, loss=loss))
     remove_leftovers(own)  # of a process that was killed as soon as it had a base
+    check_distiller(work)
     check_other_tasks(work)
-    return {"policy": work.policy.version}
+    return {"policy": work.policy.version, "action_horizon": work.policy.action_horizon}
 
 
 def run_harvest(work: Workspace) -> Result:
@@ -142,86 +140,6 @@ def _demonstrate(work: Workspace, store: EpisodeStore, episodes: int, update: Ca
 
     demonstrate(attempts, store, episodes, lambda done, metrics: update(done, **metrics))
     return {"kept": len(store), "length": float(np.mean([len(e) for e in store]))}
-
-
-def run_distill(work: Workspace) -> Result:
-    config = work.config.distill
-    policy = work.policy
-    if not isinstance(policy, TrainableVLA):
-        work.console.skip("distill", f"{type(work.policy).__name__} cannot be trained: the specialist is the result")
-        return {"skipped": "the base policy has no sft()"}
-    with work.console.stage("distill", config.steps, "updates") as shown:
-        episodes = to_imitate(work)
-        folder = work.log.checkpoint_dir("distill")
-
-        resumed = True
-
-        def progress(step: int, loss: float) -> None:
-            nonlocal resumed
-            if resumed:  # an interrupted distillation repeats its last steps
-                work.log.rewind("distill", step - 1)
-                resumed = False
-            shown.update(step, loss=loss)
-            work.log.log("distill", step, loss=loss)
-
-        star = policy.sft(
-            episodes, mode=config.mode, rank=config.rank, steps=config.steps, batch_size=config.batch_size,
-            learning_rate=config.learning_rate, seed=work.config.seed, state_path=folder / "sft.state",
-            gripper=work.environment.action_spec.gripper, every=imitated_every(work), progress=progress,
-        )  # fmt: skip
-        star.save(work.distilled_path)
-    return {"policy": star.version, "episodes": len(episodes), "ticks": sum(len(e) for e in episodes)}
-
-
-def to_imitate(work: Workspace) -> list[Episode]:
-    """Probed episodes of this run and of ``distill.runs``, cut to the ticks that VLA* is to learn.
-
-    The start that the base drove is what a good specialist has to correct: imitated as well, it
-    holds VLA* back (docs/results.md has the difference).
-    """
-    config = work.config.distill
-    for run in config.runs if config.data != "oracle" else ():
-        _check_pictures(run, work.config.probe.image_every)
-    stores = [work.probe, *(EpisodeStore(probe_folder(run), read_only=True) for run in config.runs)]
-    for name, store in zip((work.folder, *config.runs), stores, strict=True):
-        if config.episodes is not None and len(store) < config.episodes:
-            raise ConfigError(f"distill.episodes is {config.episodes}, but {name} holds only {len(store)} probes.")
-    episodes = [episode for store in stores for episode in islice(store, config.episodes)]
-    if config.data != "pld" or config.imitate == "all":
-        return episodes
-    every = imitated_every(work)
-    taken_over = [(e, np.flatnonzero(e.source == RESIDUAL_TICK)) for e in episodes]
-    starts = [(e, -(-int(ticks[0]) // every) * every) for e, ticks in taken_over if len(ticks)]  # with a fresh picture
-    parts = [e.tail(start) for e, start in starts if start < len(e)]
-    if not parts:
-        raise StageError(
-            f"The base alone finished all {len(episodes)} probed episodes. Probe more (probe.episodes), give the "
-            "specialist more of them (a smaller probe.alpha), learn from more of them (distill.episodes), or learn all "
-            "ticks (--distill.imitate all)."
-        )
-    return parts
-
-
-def imitated_every(work: Workspace) -> int:
-    """Ticks from one imitated tick to the next: those with a fresh picture. Demonstrations have one at every tick."""
-    return 1 if work.config.distill.data == "oracle" else work.config.probe.image_every
-
-
-def probe_folder(run: str) -> Path:
-    folder = Path(run) / "probe"
-    if not folder.is_dir():
-        raise ConfigError(f"distill.runs names {run!r}, which holds no probe data; give the folder of a finished run.")
-    return folder
-
-
-def _check_pictures(run: str, every: int) -> None:
-    """Ticks that are imitated must have a fresh picture in another run's probes too."""
-    theirs = read_config(Path(run)).probe.image_every
-    if every % theirs:
-        raise ConfigError(
-            f"distill.runs names {run!r}, whose pictures served {theirs} ticks each; here every {every} are imitated. "
-            f"Give --probe.image_every {theirs}."
-        )
 
 
 def run_report(work: Workspace) -> Result:

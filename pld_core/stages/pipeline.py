@@ -14,6 +14,7 @@ from pld_core.console import Console
 from pld_core.errors import ConfigError, StageError
 from pld_core.runlog import RunLog
 from pld_core.stages.loop import RUN
+from pld_core.stages.star import evaluate_star
 from pld_core.stages.workspace import STAGES, Workspace
 from pld_core.stations import check_station, for_task
 from pld_core.strict import build, unflatten
@@ -82,6 +83,11 @@ class Pipeline:
     def evaluate(self) -> dict[str, Any]:
         self._until("eval")
         return json.loads((Path(self.config.runs_dir) / self.config.run_name / "eval.json").read_text())
+
+    def evaluate_star(self, policy: Any) -> dict[str, Any]:
+        """Evaluate a policy that was made elsewhere (a name or an object) on the same seeds, as this run's VLA*."""
+        with self._open(("eval",)) as work:
+            return evaluate_star(work, policy)
 
     def _until(self, last: str) -> None:
         """Run one stage; its predecessors must be finished, apart from the base, which costs nothing."""

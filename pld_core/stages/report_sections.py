@@ -37,9 +37,12 @@ def success(data: RunData) -> str:
         low, high = result["ci95"]
         note = f"{result['successes']}/{result['episodes']}"
         bars.append(Bar(NAMES[name], result["rate"], low, high, note, _STYLES[name]))
+    for name, result in (data.evaluation.get("others") or {}).items():
+        low, high = result["ci95"]
+        bars.append(Bar(name, result["rate"], low, high, f"{result['successes']}/{result['episodes']}", 3))
     if not bars:
         return ""
-    lead = "Held-out seeds, the same for all three. Whiskers are Wilson 95 % intervals."
+    lead = "Held-out seeds, the same for all. Whiskers are Wilson 95 % intervals."
     return section("Success", bar_chart(bars, "success rates"), lead)
 
 

@@ -45,7 +45,13 @@ POLICIES = ("base", "together", "together-oracle", "together-1")
 
 def study(out: Path, tasks: Sequence[str] = TRAINED, **settings: Any) -> Study:
     """What `pld bench libero` does, at tiny sizes and on tasks that are quick."""
-    tiny = {"learn.steps": 100, "evaluate.episodes": 1, "distill.imitate": "all", **settings}
+    tiny = {
+        "learn.steps": 100,
+        "evaluate.episodes": 1,
+        "evaluate.drift_states": 0,
+        "distill.imitate": "all",
+        **settings,
+    }
     return Study(out, "debug", tasks, (*TRAINED, UNSEEN), [0], tiny)
 
 

@@ -13,7 +13,7 @@ import pytest
 from pld_core.config import load_config
 from pld_core.config_rules import validate
 from pld_core.errors import ConfigError
-from pld_core.stages.loop import to_imitate
+from pld_core.stages.distill import to_imitate
 from pld_core.stages.pipeline import Pipeline
 from pld_core.stages.workspace import Workspace
 from pld_core.types import BASE_TICK, RESIDUAL_TICK, ActionSpec, ObservationSpec
