@@ -52,7 +52,7 @@ def study(out: Path, tasks: Sequence[str] = TRAINED, **settings: Any) -> Study:
         "distill.imitate": "all",
         **settings,
     }
-    return Study(out, "debug", tasks, (*TRAINED, UNSEEN), [0], tiny)
+    return Study(out, "debug", tasks, (*TRAINED, UNSEEN), [0], {**tiny, **settings})
 
 
 def carry_out(work: Study) -> dict[str, Any]:
