@@ -81,11 +81,12 @@ def served(policy: str) -> Iterator[str]:
             process.terminate()
 
 
-def measure(case: str, seconds: float, run_dir: Path) -> dict[str, float]:
+def measure(case: str, seconds: float, run_dir: Path, domain: int | None) -> dict[str, float]:
     kind, remote, prefetch = CASES[case]
     name = f"{Path(__file__).stem}:{kind.__name__}"
     with served(name) if remote else contextlib.nullcontext(name) as policy:
-        run_graph(run_dir, seconds, None, (f"policy:={policy}", f"prefetch:={str(prefetch).lower()}", *HARVEST_ONLY))
+        settings = (f"policy:={policy}", f"prefetch:={str(prefetch).lower()}", *HARVEST_ONLY)
+        run_graph(run_dir, seconds, domain, settings)
     counts = count_run(run_dir)
     episodes = [assembled.episode for _, assembled in recorded(run_dir)]
     entries = np.concatenate([np.rint(100 * episode.base_action[:-1, 0]) for episode in episodes])
@@ -94,8 +95,8 @@ def measure(case: str, seconds: float, run_dir: Path) -> dict[str, float]:
         "ticks": len(entries),
         "missed": counts.missed,
         "held": int((entries == 0).sum()),
-        "entry_mean": round(float(moved.mean()), 2),
-        "entry_max": int(moved.max()),
+        "entry_mean": round(float(moved.mean()), 2) if moved.size else 0.0,
+        "entry_max": int(entries.max()),
         "latency_ms_p50": counts.latency_ms_p50,
         "latency_ms_p99": counts.latency_ms_p99,
     }
@@ -106,13 +107,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the JSON object and nothing else")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each case, from its first episode on")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--domain", type=int)
     options = parser.parse_args()
     here = str(Path(__file__).parent)  # where nodes and servers find this file's policies
     os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     report = {}
     for case in options.cases:
         with tempfile.TemporaryDirectory(prefix="pld_remote_policy_", ignore_cleanup_errors=True) as folder:
-            report[case] = measure(case, options.seconds, Path(folder) / "run")
+            report[case] = measure(case, options.seconds, Path(folder) / "run", options.domain)
         if not options.json:
             print(case, report[case], flush=True)
     print(json.dumps(report))

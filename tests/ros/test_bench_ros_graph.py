@@ -88,3 +88,15 @@ def test_the_real_graph_is_measured_and_can_be_counted_again(tmp_path, domain, c
     assert not still_there, "processes of the graph are left"
     assert bench.run(["ros", "--run", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == found
+
+
+@pytest.mark.slow
+def test_a_slow_policy_is_measured_in_the_real_graph(domain):
+    program = bench.benchmarks_folder() / "remote_policy.py"
+    command = [sys.executable, str(program), "--json", "--seconds", "4", "--cases", "slow", "--domain", str(domain)]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["slow"]
+    assert 20 < found["ticks"] < 20 * 60
+    assert 0 <= found["held"] < found["ticks"]
+    assert found["entry_max"] > 2, "its plans are three ticks old"
+    assert 1 < found["entry_mean"] < 9
+    assert 0.0 < found["latency_ms_p50"] <= found["latency_ms_p99"]
