@@ -36,7 +36,8 @@ def run_eval(work: Workspace) -> dict[str, Any]:
     states = HeldOutStates(
         settings.drift_states, settings.episodes, min(config.replan_every, work.policy.action_horizon)
     )
-    others = 2 * len(settings.other_tasks) * settings.other_episodes if star is not None else 0
+    kept = {"base": work.policy} | ({"distilled": star} if star is not None else {})
+    others = len(kept) * len(settings.other_tasks) * settings.other_episodes
     results: dict[str, Evaluation] = {}
     by_reward: dict[str, Evaluation] = {}
     done = 0
@@ -66,6 +67,6 @@ def run_eval(work: Workspace) -> dict[str, Any]:
         write_json(work.folder / "eval.json", outcome)
         write_json(work.folder / "outcomes.json", {name: result.outcomes for name, result in results.items()})
         run_drift(work, states.all(), star)
-        if star is not None:
-            run_forgetting(work, star, lambda n, what: shown.update(done + n, other=what))
+        if settings.other_tasks:  # the base alone too: a VLA* that is made elsewhere comes later (stages/star.py)
+            run_forgetting(work, kept, lambda n, what: shown.update(done + n, other=what))
     return {}

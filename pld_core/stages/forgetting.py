@@ -26,19 +26,24 @@ def check_other_tasks(work: Workspace) -> None:
             pass
 
 
-def run_forgetting(work: Workspace, star: BasePolicy, on_progress: Callable[[int, str], None]) -> None:
-    """Run base and VLA* on the same held-out seeds of each other task; ``forgetting.json`` has what is done.
+def run_forgetting(
+    work: Workspace, policies: Mapping[str, BasePolicy], on_progress: Callable[[int, str], None]
+) -> None:
+    """Run the policies on the same held-out seeds of each other task; ``forgetting.json`` has what is done.
 
-    Interrupted, it goes on with the first task and policy that is missing there.
+    Interrupted, it goes on with the first task and policy that is missing there. What it has of policies that are not
+    given stays.
     """
     config = work.config.evaluate
-    policies = {"base": work.policy, "distilled": star}
     path = work.folder / "forgetting.json"
     versions = {name: policy.version for name, policy in policies.items()}
     tasks: dict[str, dict[str, Any]] = {}
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, ValueError, AttributeError, KeyError):
         found = json.loads(path.read_text(encoding="utf-8"))
-        tasks = found["tasks"] if found.get("policies") == versions else {}
+        before, rates = found["policies"], found["tasks"]
+        versions = before | versions
+        same = {name for name, version in before.items() if versions[name] == version}
+        tasks = {task: {name: rate for name, rate in had.items() if name in same} for task, had in rates.items()}
     done = 0
     for task in config.other_tasks:
         have = tasks.setdefault(task, {})

@@ -46,12 +46,12 @@ def drift(data: RunData) -> str:
 def forgetting(data: RunData) -> str:
     """A row for each task that was not trained."""
     tasks: Mapping[str, Mapping[str, Any]] = data.forgetting.get("tasks") or {}
-    names = ("base", "distilled")
+    names = list(dict.fromkeys(("base", "distilled", *(name for found in tasks.values() for name in found))))
     rows = "".join(_row(task, [_rate(found.get(name)) for name in names]) for task, found in tasks.items() if found)
     if not rows:
         return ""
     lead = (
-        "Tasks that this run did not train, the same held-out seeds for both policies: VLA* has forgotten those where "
+        "Tasks that this run did not train, the same held-out seeds for all policies: VLA* has forgotten those where "
         "its 95 % interval lies below the base's."
     )
     return section("Other tasks", _table(["", *map(_name, names)], rows), lead)

@@ -122,15 +122,25 @@ class OctoPolicy:
             self.mapping.check(observation, f"Observation {index}")
         return [self._chunk(observation) for observation in observations]
 
-    def _chunk(self, observation: Observation) -> ActionChunk:
+    def sample(self, observation: Observation, count: int, seed: int) -> list[ActionChunk]:
+        """``count`` independent chunks from the head's distribution; see ``interfaces.SamplingPolicy``."""
+        import jax
+
+        self.mapping.check(observation, "The observation")
+        return [self._chunk(observation, key) for key in jax.random.split(jax.random.PRNGKey(seed), count)]
+
+    def _chunk(self, observation: Observation, key: Any = None) -> ActionChunk:
+        """key: of the noise; None: a function of what is seen."""
         import jax
 
         inputs = self.inputs(observation)
+        if key is None:
+            key = jax.random.PRNGKey(_seed(inputs, observation.instruction))
         sampled = self.model.sample_actions(
             inputs,
             self._tasks(observation.instruction),
             unnormalization_statistics=self.statistics["action"],
-            rng=jax.random.PRNGKey(_seed(inputs, observation.instruction)),
+            rng=key,
         )
         actions = np.asarray(sampled, np.float32)[0, : self.action_horizon]
         if not np.isfinite(actions).all():

@@ -14,7 +14,7 @@ import pytest
 
 from pld_core import bring
 from pld_core.errors import CheckpointError, ConfigError, ContractError, UnknownNameError
-from pld_core.interfaces import BasePolicy, TrainableVLA
+from pld_core.interfaces import BasePolicy, SamplingPolicy, TrainableVLA
 from pld_core.types import Observation
 
 REAL = importlib.util.find_spec("octo") is not None
@@ -79,6 +79,20 @@ def test_octo_is_a_base_policy_whose_answers_depend_on_what_it_sees_alone(folder
     assert (one.stamp_ns, one.policy_version) == (7, policy.version)
     assert one.actions[:, :6].max() <= 0.5  # the noise of the stand-in, 0 to 1, times std
     assert one.actions[:, 6].min() < 0  # the gripper is not masked: 0 to 1 is -1 to 1 here
+
+
+@stand_in
+def test_octo_draws_by_the_seed(folder):
+    policy = bring.base_policy(f"octo:{folder}?unnorm_key=bridge")
+    assert isinstance(policy, SamplingPolicy)
+    (answer,) = policy.infer([seen(0)])
+    drawn, again, other = (policy.sample(seen(0), 3, seed) for seed in (1, 1, 2))
+    for one, same, apart in zip(drawn, again, other, strict=True):
+        np.testing.assert_array_equal(one.actions, same.actions)
+        assert not np.array_equal(one.actions, apart.actions)
+        assert (one.actions.shape, one.stamp_ns, one.policy_version) == ((3, 7), 7, policy.version)
+    assert not np.array_equal(drawn[0].actions, drawn[1].actions)
+    np.testing.assert_array_equal(policy.infer([seen(0)])[0].actions, answer.actions)
 
 
 @stand_in

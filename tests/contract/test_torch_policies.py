@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra 'torch'")
@@ -15,7 +16,8 @@ pytest.importorskip("transformers", reason="needs the extra 'torch'")
 import torch_tools as tools
 
 from pld_core import registry
-from pld_core.interfaces import TrainableVLA
+from pld_core.errors import ContractError
+from pld_core.interfaces import SamplingPolicy, TrainableVLA
 from pld_core.types import Observation
 from tests.contract.base_policy_contract import BasePolicyContract
 
@@ -44,6 +46,26 @@ class TestPi0(BasePolicyContract):
 
     def test_is_trainable(self) -> None:
         assert isinstance(self.make_policy(), TrainableVLA)
+
+    def test_samples_are_a_function_of_the_seed(self) -> None:
+        policy, seen = self.make_policy(), self.make_observation(3)
+        assert isinstance(policy, SamplingPolicy)
+        answer = policy.infer([seen])[0]
+        first, again, other = (policy.sample(seen, 4, seed) for seed in (5, 5, 6))
+        drawn, same, apart = (np.stack([c.actions for c in chunks]) for chunks in (first, again, other))
+        np.testing.assert_array_equal(drawn, same)
+        rows = np.concatenate([drawn, apart]).reshape(8, -1)
+        assert len(np.unique(rows, axis=0)) > 5  # of 8; most entries are clipped, so two may be equal
+        assert drawn.shape == (4, policy.action_horizon, 7)
+        assert (drawn.dtype, np.abs(drawn).max() <= 1.0) == (np.float32, True)
+        assert (first[0].stamp_ns, first[0].policy_version) == (answer.stamp_ns, policy.version)
+        np.testing.assert_array_equal(policy.infer([seen])[0].actions, answer.actions)
+        assert policy.sample(seen, 0, 5) == []
+
+    def test_what_does_not_fit_is_not_sampled(self) -> None:
+        wrong = tools.dataclasses.replace(self.make_observation(0), proprio=np.zeros(2, np.float32))
+        with pytest.raises(ContractError, match="proprio"):
+            self.make_policy().sample(wrong, 2, 0)
 
 
 class TestPi0InBlocks(TestPi0):

@@ -74,6 +74,22 @@ def test_drift_that_was_lost_comes_out_the_same(tiny: Path, tmp_path: Path) -> N
     assert (copy / "drift.json").read_text() == wanted
 
 
+def test_another_star_stands_beside_the_runs_own_and_asks_the_base_nothing(tiny: Path, tmp_path: Path) -> None:
+    pipeline, copy = again(tiny, tmp_path)
+    before = {name: json.loads((copy / name).read_text()) for name in FILES}
+    name = "pld_sim.point_reach:biased_base"
+    pipeline.evaluate_star(name)
+    found = {name: json.loads((copy / name).read_text()) for name in FILES}
+    assert found["drift.json"] == before["drift.json"]
+    assert found["eval.json"].pop("others").keys() == {name}
+    assert found["eval.json"] == before["eval.json"]
+    rates = found["forgetting.json"]["tasks"]["tiny_run:FarReach"]
+    assert rates.pop(name)["episodes"] == 6
+    assert rates == before["forgetting.json"]["tasks"]["tiny_run:FarReach"]
+    assert found["forgetting.json"]["policies"].keys() == {"base", "distilled", name}
+    assert name in (copy / "report.html").read_text()
+
+
 def test_a_task_that_the_base_cannot_see_is_refused_before_anything_is_learnt(tiny: Path, tmp_path: Path) -> None:
     base = tiny.parents[1] / "base.vla"
     with pytest.raises(ConfigError, match=r"'tiny_run:SeenReach'.*cannot act: cameras .*top.* instead of \{\}"):

@@ -18,6 +18,7 @@ from pld_core.stages.trainers import job
 from pld_core.types import RESIDUAL_TICK
 
 BRIEF = {**SETTINGS, "learn.steps": 600, "learn.eval_every": 0, "probe.episodes": 4, "evaluate.episodes": 10}
+OTHER = {"evaluate.other_tasks": ("tiny_run:FarReach",), "evaluate.other_episodes": 4}
 
 
 def run(name: str, **settings: object) -> Pipeline:
@@ -43,9 +44,9 @@ def test_a_run_leaves_the_folder_resumes_it_and_takes_back_what_was_trained(monk
     with monkeypatch.context() as full:
         full.setattr(job, "write_atomic", full_disk)
         with pytest.raises(StorageError):
-            run("far", **{"distill.trainer": "openpi"}).train()
+            run("far", **{"distill.trainer": "openpi", **OTHER}).train()
     assert not Path("runs/far/stages/distill.json").exists()
-    run("far", **{"distill.trainer": "openpi"}).train()
+    run("far", **{"distill.trainer": "openpi", **OTHER}).train()
     assert {path.name for path in folder.iterdir()} == {
         "README.md", "datasets", "pld_openpi.py", "policy.yaml", "serve.sh", "train.sh",
     }  # fmt: skip
@@ -55,12 +56,19 @@ def test_a_run_leaves_the_folder_resumes_it_and_takes_back_what_was_trained(monk
     assert "distill/openpi/README.md" in Path("runs/far/report.html").read_text()
     assert "distilled" not in json.loads(Path("runs/far/eval.json").read_text())
 
+    forgetting = Path("runs/far/forgetting.json")
+    base_alone = json.loads(forgetting.read_text())
+    assert list(base_alone["tasks"]["tiny_run:FarReach"]) == ["base"]
+
     # What the trainer would have made is stood in for by another policy.
     assert cli.main(["eval", "--run", "runs/far", "--star", "pld_sim.point_reach:biased_base"]) == 0
     found = json.loads(Path("runs/far/eval.json").read_text())
     assert found["distilled"]["successes"] == found["base"]["successes"]  # the same policy on the same seeds
     assert found["distilled"]["policy"] == "pld_sim.point_reach:biased_base"
     assert "VLA*" in Path("runs/far/report.html").read_text()
+    rates = json.loads(forgetting.read_text())["tasks"]["tiny_run:FarReach"]
+    assert rates["base"] == base_alone["tasks"]["tiny_run:FarReach"]["base"]
+    assert rates["distilled"] == rates["base"]
 
     assert cli.main(["export", "runs/far", "--for", "openpi", "--start", "pi0_libero@/ckpt", "--out", "out"]) == 0
     assert "START_CONFIG = 'pi0_libero'" in Path("out/pld_openpi.py").read_text()

@@ -71,8 +71,11 @@ class Pi0(TorchVLA):
         )
         return output.loss
 
-    def _predict(self, observations: Sequence[Observation]) -> np.ndarray:
-        generators = [np.random.default_rng(content_seed(o, self.mapping)) for o in observations]
+    def _predict(
+        self, observations: Sequence[Observation], generators: Sequence[np.random.Generator] | None = None
+    ) -> np.ndarray:
+        if generators is None:
+            generators = [np.random.default_rng(content_seed(o, self.mapping)) for o in observations]
         inputs: dict[str, Any] = self._inputs(observations)
         actions = self.model.sample_actions(**inputs, noise=self._noise(generators))
         return actions[..., : self.mapping.action.dim].float().cpu().numpy()

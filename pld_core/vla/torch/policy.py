@@ -64,8 +64,13 @@ class TorchVLA(ABC):
         """Mean loss of PLD's chunks ``[B, trained_horizon, A]``; what is random in row b comes from ``seeds[b]``."""
 
     @abstractmethod
-    def _predict(self, observations: Sequence[Observation]) -> np.ndarray:
-        """Normalised actions ``[B, H, D]``, D at least the mapping's dim, for observations that are ``_alike``."""
+    def _predict(
+        self, observations: Sequence[Observation], generators: Sequence[np.random.Generator] | None = None
+    ) -> np.ndarray:
+        """Normalised actions ``[B, H, D]``, D at least the mapping's dim, for observations that are ``_alike``.
+
+        generators: of each row's random numbers where it is drawn from the network's distribution; None: the answer.
+        """
 
     @abstractmethod
     def _head(self) -> list[nn.Parameter]:
@@ -112,11 +117,23 @@ class TorchVLA(ABC):
                 actions |= zip(block, self._block([observations[i] for i in block]))
         return [self._chunk(actions[i], observation) for i, observation in enumerate(observations)]
 
-    def _block(self, observations: list[Observation]) -> np.ndarray:
+    def sample(self, observation: Observation, count: int, seed: int) -> list[ActionChunk]:
+        """``count`` independent chunks from the network's distribution; see ``interfaces.SamplingPolicy``."""
+        self.mapping.check(observation, "The observation")
+        batch = self.mapping.batch
+        drawn: list[np.ndarray] = []
+        for start in range(0, count, batch):
+            generators = [np.random.default_rng((seed, index)) for index in range(start, start + batch)]
+            drawn += list(self._block([observation] * batch, generators))
+        return [self._chunk(actions, observation) for actions in drawn[:count]]
+
+    def _block(
+        self, observations: list[Observation], generators: Sequence[np.random.Generator] | None = None
+    ) -> np.ndarray:
         """Actions ``[B, H, A]``; the block is filled with copies, since another size may change the last bits."""
         padded = [*observations, *[observations[-1]] * (self.mapping.batch - len(observations))]
         with torch.no_grad(), self._precision():
-            normalised = self._predict(padded)[: len(observations), : self.action_horizon]
+            normalised = self._predict(padded, generators)[: len(observations), : self.action_horizon]
         if not np.isfinite(normalised).all():
             raise NonFiniteError(f"Policy {self.version} produced NaN or infinity; its weights are unusable.")
         scaling = self.statistics.action

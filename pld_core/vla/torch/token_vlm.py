@@ -54,11 +54,14 @@ class TokenVLM(TorchVLA):
         rows = [_answered(self._row(o), torch.from_numpy(a)[None]) for o, a in zip(observations, answers, strict=True)]
         return self.model(**self._together(rows), use_cache=False).loss
 
-    def _predict(self, observations: Sequence[Observation]) -> np.ndarray:
+    def _predict(
+        self, observations: Sequence[Observation], generators: Sequence[np.random.Generator] | None = None
+    ) -> np.ndarray:
         inputs = self._together([self._row(observation) for observation in observations])
         count = self.action_horizon * self.mapping.action.dim
+        only = _OnlyActions(self.tokens, generators)
         written = self.model.generate(
-            **inputs, max_new_tokens=count, do_sample=False, num_beams=1, logits_processor=[_OnlyActions(self.tokens)]
+            **inputs, max_new_tokens=count, do_sample=False, num_beams=1, logits_processor=[only]
         )
         tokens = written[:, -count:].cpu().numpy()
         return self.tokens.decode(tokens).reshape(len(observations), self.action_horizon, -1)
@@ -126,14 +129,23 @@ class TokenVLM(TorchVLA):
 
 
 class _OnlyActions(LogitsProcessor):
-    """Leaves nothing but action tokens to choose from."""
+    """Leaves nothing but action tokens to choose from.
 
-    def __init__(self, tokens: ActionTokens) -> None:
+    generators: one per row; with them the likeliest token is one drawn by its probability (Gumbel's noise on the
+    logits: Maddison, Tarlow, Minka 2014).
+    """
+
+    def __init__(self, tokens: ActionTokens, generators: Sequence[np.random.Generator] | None = None) -> None:
         self._allowed = slice(tokens.first, tokens.end)
+        self._generators = generators
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         allowed: Any = torch.full_like(scores, -torch.inf)
         allowed[:, self._allowed] = scores[:, self._allowed]
+        if self._generators is not None:
+            bins = self._allowed.stop - self._allowed.start
+            noise = np.stack([rng.gumbel(size=bins) for rng in self._generators])
+            allowed[:, self._allowed] += torch.from_numpy(noise).to(scores)
         return allowed
 
 
