@@ -135,8 +135,6 @@ def _for_trainer(config: ExportConfig) -> Summary:
     run = FinishedRun(config.run, validate(dataclasses.replace(own, distill=distill)))
     if not _holds_episodes(config.run / "probe"):
         raise ConfigError(f"{config.run} holds no probe episodes, which VLA* would learn.")
-    if any(config.out.glob("*")) and not (config.out / "datasets").is_dir():
-        raise ConfigError(f"{config.out} is not empty, and holds no export for a trainer. Give another --out.")
     summary, began = Summary(config.out), time.perf_counter()
     with Console(("export",)) as console:
         job = trainers.job_of(run, to_imitate(run), config.out)

@@ -47,7 +47,7 @@ def test_a_run_leaves_the_folder_resumes_it_and_takes_back_what_was_trained(monk
     assert not Path("runs/far/stages/distill.json").exists()
     run("far", **{"distill.trainer": "openpi"}).train()
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "datasets", "pld_openpi.py", "policy.yaml", "serve.sh", "train.sh",
+        "README.md", "datasets", "pld_export.json", "pld_openpi.py", "policy.yaml", "serve.sh", "train.sh",
     }  # fmt: skip
     exported = [episode.action for episode, _ in LeRobotReader(folder / "datasets" / "pld" / "far")]
     for given, back in zip(imitated(Path("runs/far")), exported, strict=True):

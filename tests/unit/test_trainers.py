@@ -164,6 +164,48 @@ def test_a_full_disk_leaves_what_the_same_call_continues(tmp_path, monkeypatch):
     assert "3 episodes" in (given.folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize("trainer", trainers.EXTERNAL)
+def test_a_folder_of_others_is_refused_and_left_as_it_is(tmp_path, trainer, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    precious = tmp_path / "datasets" / "mine.npz"
+    precious.parent.mkdir()
+    precious.write_text("a week's work")
+    with pytest.raises(ConfigError, match=r"is not empty.*another --out"):
+        trainers.external(trainer).prepare(job(tmp_path, trainer))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [precious]
+
+
+def test_a_folder_with_another_export_is_refused(prepared):
+    before = {path: path.read_bytes() for path in prepared.folder.rglob("*") if path.is_file()}
+    fewer = dataclasses.replace(prepared, episodes=prepared.episodes[:2])
+    shorter = dataclasses.replace(prepared, episodes=[episode.tail(2) for episode in prepared.episodes])
+    for other in (fewer, shorter, dataclasses.replace(prepared, run="theirs")):
+        with pytest.raises(ConfigError, match=r"holds another export.*another --out"):
+            trainers.external("openpi").prepare(other)
+    assert {path: path.read_bytes() for path in prepared.folder.rglob("*") if path.is_file()} == before
+    trainers.external("openpi").prepare(dataclasses.replace(prepared, folder=prepared.folder.rename("moved")))
+
+
+def test_openvla_oft_removes_only_what_its_writer_left_unfinished(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    given, folder = job(tmp_path / "out", "openvla_oft"), tmp_path / "out" / "datasets"
+    unfinished = [folder / "pld" / name for name in ("1.0.0", "1.0.0.incompleteAB12", "incomplete.3f_1.0.0")]
+    kept = [folder / "mine", folder / "pld" / "2.0.0"]
+
+    def killed(where: Path, episodes: object) -> None:
+        for path in (*unfinished, *kept):
+            path.mkdir(parents=True)
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(openvla_oft, "write_rlds", killed)
+    with pytest.raises(StorageError):
+        trainers.external("openvla_oft").prepare(given)
+    monkeypatch.setattr(openvla_oft, "write_rlds", lambda where, episodes: list(episodes))
+    trainers.external("openvla_oft").prepare(given)  # goes on
+    assert not any(path.exists() for path in unfinished)
+    assert all(path.exists() for path in kept)
+
+
 def test_openvla_ofts_files_fit_the_dataset_and_its_flags(tmp_path):
     given = job(tmp_path, "openvla_oft")
     files = trainers.external("openvla_oft").files(given)

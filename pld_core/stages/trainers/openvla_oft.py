@@ -38,7 +38,9 @@ class OpenVlaOft(Trainer):
         folder = job.folder / "datasets"
         if (folder / DATASET / VERSION / "dataset_info.json").exists():
             return
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed writer left
+        for pattern in (f"{VERSION}*", "incomplete.*"):  # what a killed writer left, as TFDS names it
+            for left in (folder / DATASET).glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
 
         def counted() -> Iterator[tuple[Episode, dict[str, Any]]]:
             for number, episode in enumerate(job.episodes):
