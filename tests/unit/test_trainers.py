@@ -230,6 +230,25 @@ def test_openvla_ofts_files_fit_the_dataset_and_its_flags(tmp_path):
     np.testing.assert_array_equal(settings.keys.actions({"actions": theirs})[:, 6], [-1, 1])
 
 
+@pytest.mark.parametrize(("steps", "every"), [(400, 80), (3000, 600), (4, 1), (14, 2), (1, 1), (3001, 3001)])
+def test_openvla_oft_saves_often_enough_and_at_the_last_step(tmp_path, steps, every):
+    given = job(tmp_path, "openvla_oft", mode="full")
+    given = dataclasses.replace(given, settings=dataclasses.replace(given.settings, steps=steps))
+    assert f"--max_steps {steps} --save_freq {every} " in openvla_oft.train_command(given)
+    assert f"Every {every} steps" in trainers.external("openvla_oft").readme(given)
+
+
+def test_a_folder_says_what_becomes_of_mode_and_rank(tmp_path):
+    def said(trainer: str, **settings: object) -> str:
+        return " ".join(trainers.external(trainer).readme(job(tmp_path, trainer, **settings)).split())  # type: ignore[arg-type]
+
+    assert "always LoRA, of rank 8" in said("openvla_oft", mode="lora", rank=8)
+    assert "`distill.mode full` is not" in said("openvla_oft", mode="full")
+    assert "16 in gemma_2b_lora, 32 in gemma_300m_lora" in said("openpi", mode="lora", rank=8)
+    assert "`distill.rank`, 8, changes nothing" in said("openpi", mode="lora", rank=8)
+    assert "All weights are trained" in said("openpi", mode="full")
+
+
 @pytest.mark.filterwarnings("default")
 def test_openvla_ofts_dataset_has_equal_actions(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")

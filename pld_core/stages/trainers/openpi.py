@@ -16,6 +16,7 @@ COMMIT = "15a9616a00943ada6c20a0f158e3adb39df2ccac"  # of openpi, which all of t
 START = "pi05_libero@gs://openpi-assets/checkpoints/pi05_libero"
 CONFIG, POLICY = "pld_openpi.py", "policy.yaml"
 EXPERIMENT = "pld"
+LORA_RANKS = "16 in gemma_2b_lora, 32 in gemma_300m_lora, the action expert"  # models/gemma.py
 WIDTH = 32  # openpi pads states and actions to so many numbers
 SLOTS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 
@@ -60,6 +61,7 @@ class OpenPi(Trainer):
             name=config_name(job),
             start=job.settings.start or START,
             steps=job.settings.steps,
+            learnt=_learnt(job),
             train="\n".join(train_commands(job)),
             serve=serve_command(job),
             slots="".join(f"\n| {slot} | {camera} |" for slot, camera in slots(job).items()),
@@ -138,6 +140,15 @@ def serve_command(job: Job) -> str:
     return (
         f'uv run "$HERE/{CONFIG}" scripts/serve_policy.py --port=8000 policy:checkpoint '
         f"--policy.config={shlex.quote(config_name(job))} --policy.dir={folder}"
+    )
+
+
+def _learnt(job: Job) -> str:
+    if job.settings.mode != "lora":
+        return "All weights are trained (`distill.mode full`)."
+    return (
+        f"LoRA (`distill.mode lora`) has the ranks of openpi's variants: {LORA_RANKS}. `distill.rank`, "
+        f"{job.settings.rank}, changes nothing."
     )
 
 
