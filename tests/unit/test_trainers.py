@@ -133,6 +133,23 @@ def test_the_policy_file_is_one_that_pld_takes(prepared):
     np.testing.assert_array_equal(settings.keys.actions({"actions": theirs}), theirs)
 
 
+@pytest.mark.parametrize(
+    ("policy", "start", "name"),
+    [
+        ("openpi:libero@ws://there:8000", "", "pi05_libero"),
+        ("openpi:droid", "", "pi05_droid"),
+        ("lanes.py:Base", "", "pi05_libero"),
+        ("openpi:aloha", "pi0_aloha@/ckpt/", "pi0_aloha"),
+    ],
+)
+def test_openpi_starts_from_what_the_base_is(tmp_path, policy, start, name):
+    given = dataclasses.replace(job(tmp_path, "openpi", start=start), policy=policy)
+    said = openpi.settings(given)
+    checkpoint = "/ckpt" if start else f"gs://openpi-assets/checkpoints/{name}"
+    assert (said["START_CONFIG"], said["START_CHECKPOINT"]) == (name, checkpoint)
+    assert f"({name}@{checkpoint})" in trainers.external("openpi").readme(given)
+
+
 def test_a_mapping_with_some_entries_is_taken_over(tmp_path):
     keys = KeyMap({}, {"a": (6, 7), "b": (0,)}, PROPRIO, action_offset=(0.5,) * 7)
     said = openpi.settings(job(tmp_path, "openpi", keys, mode="lora"))
@@ -278,6 +295,11 @@ def test_what_a_trainer_cannot_take_is_refused_at_the_start(monkeypatch):
         ({"distill.start": "a@b"}, "distill.trainer is auto"),
         ({"distill.trainer": "openpi", "distill.start": "pi05_libero"}, "CONFIG@CHECKPOINT"),
         ({"distill.trainer": "openpi", "distill.mode": "head"}, "no mode head"),
+        (
+            {"distill.trainer": "openpi", "policy": "openpi:aloha@ws://there:8000"},
+            r"base 'openpi:aloha.*distill\.start",
+        ),
+        ({"distill.trainer": "openpi", "policy": "openpi:mine.yaml"}, r"base 'openpi:mine.*distill\.start"),
         ({"distill.trainer": "openpi", "probe.image_every": 2, "replan_every": 2}, "every tick with its picture"),
     ],
 )

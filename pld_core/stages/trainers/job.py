@@ -33,7 +33,7 @@ class Job:
     """Episodes that VLA* is to learn, and what a trainer must know of them.
 
     episodes: sound ones, cut to the ticks to imitate; horizon: actions of a chunk of the base; keys: what the base is
-    served with, where it is served with keys of its own; run: the name of the run.
+    served with, where it is served with keys of its own; run: the name of the run; policy: its base, as it was given.
     """
 
     folder: Path
@@ -44,6 +44,7 @@ class Job:
     proprio_names: tuple[str, ...]
     horizon: int
     keys: KeyMap | None
+    policy: str = ""
 
     @property
     def slug(self) -> str:
@@ -154,6 +155,7 @@ def job_of(work: Workspace, episodes: Sequence[Episode], folder: Path) -> Job:
         tuple(work.environment.observation_spec.proprio_names),
         _horizon(work.folder) or (served.action_horizon if served else None) or HORIZON,
         served.keys if served else None,
+        work.config.policy,
     )
 
 

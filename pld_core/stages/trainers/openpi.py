@@ -13,7 +13,6 @@ from pld_core.stages.trainers.job import Job, Progress, Trainer, resource, templ
 from pld_core.types import ActionSpec
 
 COMMIT = "15a9616a00943ada6c20a0f158e3adb39df2ccac"  # of openpi, which all of this was checked against
-START = "pi05_libero@gs://openpi-assets/checkpoints/pi05_libero"
 CONFIG, POLICY = "pld_openpi.py", "policy.yaml"
 EXPERIMENT = "pld"
 LORA_RANKS = "16 in gemma_2b_lora, 32 in gemma_300m_lora, the action expert"  # models/gemma.py
@@ -59,7 +58,7 @@ class OpenPi(Trainer):
             frames=sum(len(e) for e in job.episodes),
             dataset=f"datasets/{repo_id(job)}",
             name=config_name(job),
-            start=job.settings.start or START,
+            start="@".join(openpi_start(job.settings.start, job.policy)),
             steps=job.settings.steps,
             learnt=_learnt(job),
             train="\n".join(train_commands(job)),
@@ -85,7 +84,7 @@ def slots(job: Job) -> dict[str, str]:
 
 def settings(job: Job) -> dict[str, object]:
     """The constants of the generated config."""
-    start_config, start_checkpoint = openpi_start(job.settings.start or START)
+    start_config, start_checkpoint = openpi_start(job.settings.start, job.policy)
     keys = job.keys
     entries: list[int] = []
     for taken in keys.state.values() if keys else ():
