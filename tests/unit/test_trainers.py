@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 from test_episode_store import make_episode
 
@@ -18,6 +19,7 @@ from pld_core.errors import ConfigError, StageError, StorageError
 from pld_core.stages import trainers
 from pld_core.stages.trainers import openpi, openvla_oft
 from pld_core.types import ActionSpec
+from pld_core.vla.remote.image_key import ImageKey
 from pld_core.vla.remote.key_map import KeyMap
 from pld_core.vla.remote.settings import load_settings
 
@@ -148,6 +150,22 @@ def test_openpi_starts_from_what_the_base_is(tmp_path, policy, start, name):
     checkpoint = "/ckpt" if start else f"gs://openpi-assets/checkpoints/{name}"
     assert (said["START_CONFIG"], said["START_CHECKPOINT"]) == (name, checkpoint)
     assert f"({name}@{checkpoint})" in trainers.external("openpi").readme(given)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"mirror": True}, {"crop": 0.5, "mirror": True}, {"fit": "stretch", "crop": 0.8}]
+)
+def test_openpi_gets_pictures_as_the_base_got_them(tmp_path, options):
+    """The generated code itself, without openpi. What pads is openpi's own resizing."""
+    sized = ImageKey("wrist", **({"height": 20, "width": 12} if "fit" in options else {}), **options)
+    given = job(tmp_path, "openpi", KeyMap({"w": sized}, {}, PROPRIO))
+    text = trainers.external("openpi").files(given)["pld_openpi.py"]
+    function = next(n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef) and n.name == "_picture")
+    scope = {**constants(text), "np": np, "PIL": PIL}
+    exec(compile(ast.Module([function], []), "pld_openpi.py", "exec"), scope)
+    image = given.episodes[0].images["wrist"][0]
+    for sent in (image, image.transpose(2, 0, 1).astype(np.float32) / 255):  # served, and of the dataset
+        np.testing.assert_array_equal(scope["_picture"]({"observation/wrist": sent}, "wrist"), sized.write(image))
 
 
 def test_a_mapping_with_some_entries_is_taken_over(tmp_path):

@@ -86,6 +86,7 @@ def settings(job: Job) -> dict[str, object]:
     """The constants of the generated config."""
     start_config, start_checkpoint = openpi_start(job.settings.start, job.policy)
     keys = job.keys
+    pictures = list(keys.images.values()) if keys else []
     entries: list[int] = []
     for taken in keys.state.values() if keys else ():
         entries += range(keys.proprio_dim) if taken is None else taken  # type: ignore[union-attr]
@@ -99,7 +100,9 @@ def settings(job: Job) -> dict[str, object]:
         "ACTION_HORIZON": job.horizon,
         "CAMERAS": job.cameras,
         "SLOTS": slots(job),
-        "MIRRORED": [key.camera for key in keys.images.values() if key.mirror] if keys else [],
+        "MIRRORED": [key.camera for key in pictures if key.mirror],
+        "CROPPED": {key.camera: key.crop for key in pictures if key.crop < 1.0},
+        "STRETCHED": {key.camera: (key.height, key.width) for key in pictures if key.fit == "stretch" and key.height},
         "PROPRIO_DIM": job.proprio_dim,
         "STATE": entries if keys and entries != list(range(job.proprio_dim)) else None,
         "ACTION_DIM": job.action_dim,
