@@ -122,7 +122,7 @@ class DistillConfig:
     runs: tuple[str, ...] = ()  # folders of further runs whose probe data are learnt too: one VLA* for many tasks
     episodes: int | None = None  # so many of each run's probes, the first; null: all
     mode: SftMode = "full"
-    rank: int = 32  # of the LoRA matrices, with mode lora
+    rank: int = 32  # of the LoRA matrices, with mode lora; openpi has its own
     steps: int = 3000
     batch_size: int = 64
     learning_rate: float = 5e-4

@@ -42,6 +42,8 @@ FRACTIONS = frozenset(
 )
 
 SEEDS = 100  # runs; stages/seeds.py keeps the episodes of 200 apart, and a run may take those of its seed + 100
+# Public checkpoints of openpi by the name of the policy file that the base is served with; those of its README.
+OPENPI_STARTS = {name: f"pi05_{name}@gs://openpi-assets/checkpoints/pi05_{name}" for name in ("libero", "droid")}
 LOG_STD = (-5.0, 1.0)  # bounds of the residual's Gaussian, see rl/config.py
 
 
@@ -68,7 +70,7 @@ def validate(config: TrainConfig) -> TrainConfig:
         _validate_other_tasks(config)
     _validate_base(config.base)
     _validate_learn(config.learn)
-    _validate_distill(config.distill, config.probe.image_every)
+    _validate_distill(config.distill, config.probe.image_every, config.policy)
     if any(part in config.run_name for part in ("/", "\\", "\0")) or config.run_name in (".", "..", "latest"):
         raise ConfigError(f"name must be a plain folder name other than 'latest', got {config.run_name!r}.")
     return config
@@ -109,7 +111,7 @@ def _validate_learn(learn: LearnConfig) -> None:
         raise ConfigError(f"learn.replay_capacity must be 2 or more, got {learn.replay_capacity}.")
 
 
-def _validate_distill(distill: DistillConfig, image_every: int) -> None:
+def _validate_distill(distill: DistillConfig, image_every: int, policy: str) -> None:
     trainer = distill.trainer
     if trainer not in ("openpi", "openvla_oft"):
         if distill.start:
@@ -124,16 +126,22 @@ def _validate_distill(distill: DistillConfig, image_every: int) -> None:
         )
     if distill.mode == "head":
         raise ConfigError(f"distill.trainer {trainer} has no mode head; give distill.mode full or lora.")
-    if trainer == "openpi" and distill.start:
-        openpi_start(distill.start)
+    if trainer == "openpi":
+        openpi_start(distill.start, policy)
 
 
-def openpi_start(start: str) -> tuple[str, str]:
-    """A config of openpi's and a checkpoint, of ``CONFIG@CHECKPOINT``."""
-    name, _, checkpoint = start.partition("@")
+def openpi_start(start: str, policy: str) -> tuple[str, str]:
+    """A config of openpi's and a checkpoint, of ``CONFIG@CHECKPOINT``; empty: the public one of the base ``policy``."""
+    kind, _, argument = policy.partition(":")
+    base = argument.partition("@")[0] if kind == "openpi" else "libero"
+    if not start and base not in OPENPI_STARTS:
+        raise ConfigError(
+            f"Which checkpoint VLA* starts from is not known of the base {policy!r}: give distill.start (pld export: "
+            f"--start) as CONFIG@CHECKPOINT, what its server runs, such as {OPENPI_STARTS['droid']}."
+        )
+    name, _, checkpoint = (start or OPENPI_STARTS[base]).partition("@")
     if not name or not checkpoint:
         raise ConfigError(
-            f"distill.start is {start!r}; for openpi give CONFIG@CHECKPOINT, such as "
-            "pi05_libero@gs://openpi-assets/checkpoints/pi05_libero."
+            f"distill.start is {start!r}; for openpi give CONFIG@CHECKPOINT, such as {OPENPI_STARTS['libero']}."
         )
     return name, checkpoint.rstrip("/")

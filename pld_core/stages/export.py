@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from pld_core import bring, stations
-from pld_core.config import TrainConfig
+from pld_core.config import DistillConfig, TrainConfig
 from pld_core.config_rules import validate
 from pld_core.console import Console
 from pld_core.data.episode_store import EpisodeStore
@@ -39,6 +39,8 @@ class ExportConfig:
     # Instead: what VLA* is to learn, with a trainer's config and commands, as distill.trainer has it made.
     trainer: Annotated[Literal["none", "openpi", "openvla_oft"], tyro.conf.arg(name="for")] = "none"
     start: str = ""  # with --for: the checkpoint that the trainer starts from, as distill.start
+    mode: Literal["full", "lora"] | None = None  # with --for: as distill.mode; default: the run's
+    steps: int | None = None  # with --for: as distill.steps; default: the run's
     units: Literal["normalised", "metric"] = "normalised"  # of `action`: [-1, 1], or metres and radians per tick
     codec: Literal["h264", "av1"] = "h264"  # of the videos; h264 plays everywhere
     fps: int | None = None  # ticks per second; default: as the run's task or station says
@@ -54,8 +56,8 @@ class ExportConfig:
             raise ConfigError("--push uploads LeRobot datasets; an RLDS dataset is copied as a folder.")
         if self.fps is not None and self.fps < 1:
             raise ConfigError(f"--fps is {self.fps}; give the ticks per second, at least 1.")
-        if self.trainer == "none" and self.start:
-            raise ConfigError("--start is the checkpoint of a trainer: give --for openpi or openvla_oft too.")
+        if self.trainer == "none" and (self.start or self.mode or self.steps is not None):
+            raise ConfigError("--start, --mode and --steps are for a trainer: give --for openpi or openvla_oft too.")
         if self.trainer != "none" and (self.data, self.format, self.units) != ("probe", "lerobot", "normalised"):
             raise ConfigError(
                 f"--for {self.trainer} says itself what is exported: leave out --data, --format, --units."
@@ -131,12 +133,9 @@ def _for_trainer(config: ExportConfig) -> Summary:
     own = read_config(config.run)
     if own.task.startswith("<"):
         raise ConfigError(f"The task of {config.run} was brought in Python ({own.task}): set distill.trainer there.")
-    distill = dataclasses.replace(own.distill, trainer=config.trainer, start=config.start or own.distill.start)
-    run = FinishedRun(config.run, validate(dataclasses.replace(own, distill=distill)))
+    run = FinishedRun(config.run, validate(dataclasses.replace(own, distill=_distill_for(config, own))))
     if not _holds_episodes(config.run / "probe"):
         raise ConfigError(f"{config.run} holds no probe episodes, which VLA* would learn.")
-    if any(config.out.glob("*")) and not (config.out / "datasets").is_dir():
-        raise ConfigError(f"{config.out} is not empty, and holds no export for a trainer. Give another --out.")
     summary, began = Summary(config.out), time.perf_counter()
     with Console(("export",)) as console:
         job = trainers.job_of(run, to_imitate(run), config.out)
@@ -146,6 +145,27 @@ def _for_trainer(config: ExportConfig) -> Summary:
     summary.episodes, summary.frames = len(job.episodes), sum(len(episode) for episode in job.episodes)
     summary.files = sorted(path for path in config.out.rglob("*") if path.is_file())
     return summary
+
+
+def _distill_for(config: ExportConfig, own: TrainConfig) -> DistillConfig:
+    """The run's settings with what was given instead."""
+    mode, every = config.mode or own.distill.mode, own.probe.image_every
+    if mode == "head":
+        raise ConfigError(
+            f"{config.run} has distill.mode head, which {config.trainer} has not: give --mode full or --mode lora."
+        )
+    if every > 1:
+        raise ConfigError(
+            f"The probes of {config.run} have a picture at every {every}th tick only (probe.image_every), and "
+            f"{config.trainer} learns every tick with its picture: they cannot be used. Probe with probe.image_every 1."
+        )
+    return dataclasses.replace(
+        own.distill,
+        trainer=config.trainer,
+        start=config.start or (own.distill.start if own.distill.trainer == config.trainer else ""),
+        mode=mode,
+        steps=own.distill.steps if config.steps is None else config.steps,
+    )
 
 
 def import_dataset(folder: Path, out: Path) -> Summary:

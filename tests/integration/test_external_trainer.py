@@ -11,9 +11,11 @@ from toy_run import SETTINGS
 
 from pld_core.api import Pipeline
 from pld_core.cli import main as cli
+from pld_core.config import DistillConfig, TrainConfig
 from pld_core.data.episode_store import EpisodeStore
 from pld_core.data.lerobot import LeRobotReader
 from pld_core.errors import ConfigError, StageError, StorageError
+from pld_core.stages.export import ExportConfig, _distill_for
 from pld_core.stages.trainers import job
 from pld_core.types import RESIDUAL_TICK
 
@@ -48,7 +50,7 @@ def test_a_run_leaves_the_folder_resumes_it_and_takes_back_what_was_trained(monk
     assert not Path("runs/far/stages/distill.json").exists()
     run("far", **{"distill.trainer": "openpi", **OTHER}).train()
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "datasets", "pld_openpi.py", "policy.yaml", "serve.sh", "train.sh",
+        "README.md", "datasets", "pld_export.json", "pld_openpi.py", "policy.yaml", "serve.sh", "train.sh",
     }  # fmt: skip
     exported = [episode.action for episode, _ in LeRobotReader(folder / "datasets" / "pld" / "far")]
     for given, back in zip(imitated(Path("runs/far")), exported, strict=True):
@@ -110,3 +112,30 @@ def test_an_export_for_a_trainer_says_what_it_cannot(tmp_path, capsys, arguments
     assert cli.main(["export", "run", "--out", "set", *arguments]) == cli.EXIT_ERROR
     assert words in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "words"),
+    [
+        (["--for", "openpi"], "distill: {mode: head}\n", "give --mode full or --mode lora"),
+        (["--for", "openpi", "--steps", "0"], "", "distill.steps must be greater than 0"),
+        (["--for", "openpi"], "probe: {image_every: 2}\nreplan_every: 2\n", "cannot be used. Probe with"),
+        (["--for", "openpi"], "policy: openpi:aloha\n", "--start"),
+        (["--for", "openpi", "--mode", "lora"], "distill: {mode: head}\n", "holds no probe episodes"),
+        # A start for openpi says nothing to another trainer.
+        (["--for", "openvla_oft"], "distill: {trainer: openpi, start: a@b}\n", "holds no probe episodes"),
+    ],
+)
+def test_an_export_of_a_finished_run_has_a_way_out(tmp_path, capsys, arguments, settings, words):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(f"task: point_reach\nrobot: none\n{settings}")
+    assert cli.main(["export", "run", "--out", "set", *arguments]) == cli.EXIT_ERROR
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_export_takes_over_a_start_of_its_own_trainer_only():
+    config = ExportConfig(Path("run"), Path("out"), trainer="openvla_oft", mode="lora", steps=7)
+    for trainer, start in (("openpi", ""), ("openvla_oft", "a@b")):
+        own = TrainConfig(distill=DistillConfig(trainer=trainer, start="a@b", mode="head"))  # type: ignore[arg-type]
+        found = _distill_for(config, own)
+        assert (found.trainer, found.start, found.mode, found.steps) == ("openvla_oft", start, "lora", 7)

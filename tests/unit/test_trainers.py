@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 from test_episode_store import make_episode
 
@@ -18,6 +19,7 @@ from pld_core.errors import ConfigError, StageError, StorageError
 from pld_core.stages import trainers
 from pld_core.stages.trainers import openpi, openvla_oft
 from pld_core.types import ActionSpec
+from pld_core.vla.remote.image_key import ImageKey
 from pld_core.vla.remote.key_map import KeyMap
 from pld_core.vla.remote.settings import load_settings
 
@@ -133,6 +135,39 @@ def test_the_policy_file_is_one_that_pld_takes(prepared):
     np.testing.assert_array_equal(settings.keys.actions({"actions": theirs}), theirs)
 
 
+@pytest.mark.parametrize(
+    ("policy", "start", "name"),
+    [
+        ("openpi:libero@ws://there:8000", "", "pi05_libero"),
+        ("openpi:droid", "", "pi05_droid"),
+        ("lanes.py:Base", "", "pi05_libero"),
+        ("openpi:aloha", "pi0_aloha@/ckpt/", "pi0_aloha"),
+    ],
+)
+def test_openpi_starts_from_what_the_base_is(tmp_path, policy, start, name):
+    given = dataclasses.replace(job(tmp_path, "openpi", start=start), policy=policy)
+    said = openpi.settings(given)
+    checkpoint = "/ckpt" if start else f"gs://openpi-assets/checkpoints/{name}"
+    assert (said["START_CONFIG"], said["START_CHECKPOINT"]) == (name, checkpoint)
+    assert f"({name}@{checkpoint})" in trainers.external("openpi").readme(given)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"mirror": True}, {"crop": 0.5, "mirror": True}, {"fit": "stretch", "crop": 0.8}]
+)
+def test_openpi_gets_pictures_as_the_base_got_them(tmp_path, options):
+    """The generated code itself, without openpi. What pads is openpi's own resizing."""
+    sized = ImageKey("wrist", **({"height": 20, "width": 12} if "fit" in options else {}), **options)
+    given = job(tmp_path, "openpi", KeyMap({"w": sized}, {}, PROPRIO))
+    text = trainers.external("openpi").files(given)["pld_openpi.py"]
+    function = next(n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef) and n.name == "_picture")
+    scope = {**constants(text), "np": np, "PIL": PIL}
+    exec(compile(ast.Module([function], []), "pld_openpi.py", "exec"), scope)
+    image = given.episodes[0].images["wrist"][0]
+    for sent in (image, image.transpose(2, 0, 1).astype(np.float32) / 255):  # served, and of the dataset
+        np.testing.assert_array_equal(scope["_picture"]({"observation/wrist": sent}, "wrist"), sized.write(image))
+
+
 def test_a_mapping_with_some_entries_is_taken_over(tmp_path):
     keys = KeyMap({}, {"a": (6, 7), "b": (0,)}, PROPRIO, action_offset=(0.5,) * 7)
     said = openpi.settings(job(tmp_path, "openpi", keys, mode="lora"))
@@ -164,6 +199,48 @@ def test_a_full_disk_leaves_what_the_same_call_continues(tmp_path, monkeypatch):
     assert "3 episodes" in (given.folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize("trainer", trainers.EXTERNAL)
+def test_a_folder_of_others_is_refused_and_left_as_it_is(tmp_path, trainer, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    precious = tmp_path / "datasets" / "mine.npz"
+    precious.parent.mkdir()
+    precious.write_text("a week's work")
+    with pytest.raises(ConfigError, match=r"is not empty.*another --out"):
+        trainers.external(trainer).prepare(job(tmp_path, trainer))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [precious]
+
+
+def test_a_folder_with_another_export_is_refused(prepared):
+    before = {path: path.read_bytes() for path in prepared.folder.rglob("*") if path.is_file()}
+    fewer = dataclasses.replace(prepared, episodes=prepared.episodes[:2])
+    shorter = dataclasses.replace(prepared, episodes=[episode.tail(2) for episode in prepared.episodes])
+    for other in (fewer, shorter, dataclasses.replace(prepared, run="theirs")):
+        with pytest.raises(ConfigError, match=r"holds another export.*another --out"):
+            trainers.external("openpi").prepare(other)
+    assert {path: path.read_bytes() for path in prepared.folder.rglob("*") if path.is_file()} == before
+    trainers.external("openpi").prepare(dataclasses.replace(prepared, folder=prepared.folder.rename("moved")))
+
+
+def test_openvla_oft_removes_only_what_its_writer_left_unfinished(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    given, folder = job(tmp_path / "out", "openvla_oft"), tmp_path / "out" / "datasets"
+    unfinished = [folder / "pld" / name for name in ("1.0.0", "1.0.0.incompleteAB12", "incomplete.3f_1.0.0")]
+    kept = [folder / "mine", folder / "pld" / "2.0.0"]
+
+    def killed(where: Path, episodes: object) -> None:
+        for path in (*unfinished, *kept):
+            path.mkdir(parents=True)
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(openvla_oft, "write_rlds", killed)
+    with pytest.raises(StorageError):
+        trainers.external("openvla_oft").prepare(given)
+    monkeypatch.setattr(openvla_oft, "write_rlds", lambda where, episodes: list(episodes))
+    trainers.external("openvla_oft").prepare(given)  # goes on
+    assert not any(path.exists() for path in unfinished)
+    assert all(path.exists() for path in kept)
+
+
 def test_openvla_ofts_files_fit_the_dataset_and_its_flags(tmp_path):
     given = job(tmp_path, "openvla_oft")
     files = trainers.external("openvla_oft").files(given)
@@ -186,6 +263,25 @@ def test_openvla_ofts_files_fit_the_dataset_and_its_flags(tmp_path):
     )
     theirs = np.array([[0.5] * 6 + [0.0], [0.5] * 6 + [1.0]], np.float32)  # closed, open
     np.testing.assert_array_equal(settings.keys.actions({"actions": theirs})[:, 6], [-1, 1])
+
+
+@pytest.mark.parametrize(("steps", "every"), [(400, 80), (3000, 600), (4, 1), (14, 2), (1, 1), (3001, 3001)])
+def test_openvla_oft_saves_often_enough_and_at_the_last_step(tmp_path, steps, every):
+    given = job(tmp_path, "openvla_oft", mode="full")
+    given = dataclasses.replace(given, settings=dataclasses.replace(given.settings, steps=steps))
+    assert f"--max_steps {steps} --save_freq {every} " in openvla_oft.train_command(given)
+    assert f"Every {every} steps" in trainers.external("openvla_oft").readme(given)
+
+
+def test_a_folder_says_what_becomes_of_mode_and_rank(tmp_path):
+    def said(trainer: str, **settings: object) -> str:
+        return " ".join(trainers.external(trainer).readme(job(tmp_path, trainer, **settings)).split())  # type: ignore[arg-type]
+
+    assert "always LoRA, of rank 8" in said("openvla_oft", mode="lora", rank=8)
+    assert "`distill.mode full` is not" in said("openvla_oft", mode="full")
+    assert "16 in gemma_2b_lora, 32 in gemma_300m_lora" in said("openpi", mode="lora", rank=8)
+    assert "`distill.rank`, 8, changes nothing" in said("openpi", mode="lora", rank=8)
+    assert "All weights are trained" in said("openpi", mode="full")
 
 
 @pytest.mark.filterwarnings("default")
@@ -217,6 +313,11 @@ def test_what_a_trainer_cannot_take_is_refused_at_the_start(monkeypatch):
         ({"distill.start": "a@b"}, "distill.trainer is auto"),
         ({"distill.trainer": "openpi", "distill.start": "pi05_libero"}, "CONFIG@CHECKPOINT"),
         ({"distill.trainer": "openpi", "distill.mode": "head"}, "no mode head"),
+        (
+            {"distill.trainer": "openpi", "policy": "openpi:aloha@ws://there:8000"},
+            r"base 'openpi:aloha.*distill\.start",
+        ),
+        ({"distill.trainer": "openpi", "policy": "openpi:mine.yaml"}, r"base 'openpi:mine.*distill\.start"),
         ({"distill.trainer": "openpi", "probe.image_every": 2, "replan_every": 2}, "every tick with its picture"),
     ],
 )

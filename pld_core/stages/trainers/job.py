@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import importlib.util
 import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -16,12 +17,13 @@ from typing import ClassVar
 from pld_core.config import DistillConfig
 from pld_core.errors import ConfigError, StageError
 from pld_core.stages.workspace import Workspace
-from pld_core.storage import write_atomic
+from pld_core.storage import finite, write_atomic
 from pld_core.types import ActionSpec, Episode
 from pld_core.vla.remote.key_map import KeyMap
 from pld_core.vla.remote.settings import PolicySettings, load_settings
 
 README = "README.md"
+MARKER = "pld_export.json"  # what the folder is for; whatever lies in a folder without it is not ours
 HORIZON = 10  # of runs that do not say how many actions their base's chunks have
 Progress = Callable[[int], None]
 
@@ -31,7 +33,7 @@ class Job:
     """Episodes that VLA* is to learn, and what a trainer must know of them.
 
     episodes: sound ones, cut to the ticks to imitate; horizon: actions of a chunk of the base; keys: what the base is
-    served with, where it is served with keys of its own; run: the name of the run.
+    served with, where it is served with keys of its own; run: the name of the run; policy: its base, as it was given.
     """
 
     folder: Path
@@ -42,11 +44,21 @@ class Job:
     proprio_names: tuple[str, ...]
     horizon: int
     keys: KeyMap | None
+    policy: str = ""
 
     @property
     def slug(self) -> str:
         """The run's name in the letters that every tool takes for a name."""
         return re.sub(r"\W+", "_", self.run, flags=re.ASCII).strip("_").lower() or "run"
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what the episodes teach, in their order; pictures follow from it."""
+        found = hashlib.sha256()
+        for episode in self.episodes:
+            found.update(json.dumps([finite(asdict(episode.spec)), episode.instruction, len(episode)]).encode())
+            found.update(episode.action.tobytes() + episode.proprio.tobytes())
+        return found.hexdigest()
 
     @property
     def proprio_dim(self) -> int:
@@ -89,9 +101,32 @@ class Trainer(ABC):
 
     def prepare(self, job: Job, progress: Progress = lambda done: None) -> None:
         self.check(job.actions)
+        self._claim(job)
         self.write_dataset(job, progress)
         for name, text in {**self.files(job), README: self.readme(job)}.items():
             write_atomic(job.folder / name, text)
+
+    def _claim(self, job: Job) -> None:
+        """Mark the folder as this job's. ConfigError where it holds anything else."""
+        path, wanted = job.folder / MARKER, {"trainer": self.name, "run": job.run, "episodes": job.digest}
+        if not path.exists():
+            if job.folder.exists() and any(not found.name.startswith(".") for found in job.folder.iterdir()):
+                raise ConfigError(
+                    f"{job.folder} is not empty, and holds no export for {self.name} ({MARKER} is missing). Give "
+                    "another --out, or move it away."
+                )
+            write_atomic(path, json.dumps(wanted, indent=2) + "\n")
+            return
+        try:
+            present = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            present = None
+        if present != wanted:
+            said = present if isinstance(present, dict) else {}
+            raise ConfigError(
+                f"{job.folder} holds another export (for {said.get('trainer')}, of run {said.get('run')}; this is for "
+                f"{self.name}, of run {job.run}, or has other episodes). Give another --out, or move it away."
+            )
 
     @abstractmethod
     def write_dataset(self, job: Job, progress: Progress) -> None:
@@ -120,6 +155,7 @@ def job_of(work: Workspace, episodes: Sequence[Episode], folder: Path) -> Job:
         tuple(work.environment.observation_spec.proprio_names),
         _horizon(work.folder) or (served.action_horizon if served else None) or HORIZON,
         served.keys if served else None,
+        work.config.policy,
     )
 
 

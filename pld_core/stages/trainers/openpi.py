@@ -13,9 +13,9 @@ from pld_core.stages.trainers.job import Job, Progress, Trainer, resource, templ
 from pld_core.types import ActionSpec
 
 COMMIT = "15a9616a00943ada6c20a0f158e3adb39df2ccac"  # of openpi, which all of this was checked against
-START = "pi05_libero@gs://openpi-assets/checkpoints/pi05_libero"
 CONFIG, POLICY = "pld_openpi.py", "policy.yaml"
 EXPERIMENT = "pld"
+LORA_RANKS = "16 in gemma_2b_lora, 32 in gemma_300m_lora, the action expert"  # models/gemma.py
 WIDTH = 32  # openpi pads states and actions to so many numbers
 SLOTS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 
@@ -58,8 +58,9 @@ class OpenPi(Trainer):
             frames=sum(len(e) for e in job.episodes),
             dataset=f"datasets/{repo_id(job)}",
             name=config_name(job),
-            start=job.settings.start or START,
+            start="@".join(openpi_start(job.settings.start, job.policy)),
             steps=job.settings.steps,
+            learnt=_learnt(job),
             train="\n".join(train_commands(job)),
             serve=serve_command(job),
             slots="".join(f"\n| {slot} | {camera} |" for slot, camera in slots(job).items()),
@@ -83,8 +84,9 @@ def slots(job: Job) -> dict[str, str]:
 
 def settings(job: Job) -> dict[str, object]:
     """The constants of the generated config."""
-    start_config, start_checkpoint = openpi_start(job.settings.start or START)
+    start_config, start_checkpoint = openpi_start(job.settings.start, job.policy)
     keys = job.keys
+    pictures = list(keys.images.values()) if keys else []
     entries: list[int] = []
     for taken in keys.state.values() if keys else ():
         entries += range(keys.proprio_dim) if taken is None else taken  # type: ignore[union-attr]
@@ -98,7 +100,9 @@ def settings(job: Job) -> dict[str, object]:
         "ACTION_HORIZON": job.horizon,
         "CAMERAS": job.cameras,
         "SLOTS": slots(job),
-        "MIRRORED": [key.camera for key in keys.images.values() if key.mirror] if keys else [],
+        "MIRRORED": [key.camera for key in pictures if key.mirror],
+        "CROPPED": {key.camera: key.crop for key in pictures if key.crop < 1.0},
+        "STRETCHED": {key.camera: (key.height, key.width) for key in pictures if key.fit == "stretch" and key.height},
         "PROPRIO_DIM": job.proprio_dim,
         "STATE": entries if keys and entries != list(range(job.proprio_dim)) else None,
         "ACTION_DIM": job.action_dim,
@@ -138,6 +142,15 @@ def serve_command(job: Job) -> str:
     return (
         f'uv run "$HERE/{CONFIG}" scripts/serve_policy.py --port=8000 policy:checkpoint '
         f"--policy.config={shlex.quote(config_name(job))} --policy.dir={folder}"
+    )
+
+
+def _learnt(job: Job) -> str:
+    if job.settings.mode != "lora":
+        return "All weights are trained (`distill.mode full`)."
+    return (
+        f"LoRA (`distill.mode lora`) has the ranks of openpi's variants: {LORA_RANKS}. `distill.rank`, "
+        f"{job.settings.rank}, changes nothing."
     )
 
 

@@ -38,7 +38,9 @@ class OpenVlaOft(Trainer):
         folder = job.folder / "datasets"
         if (folder / DATASET / VERSION / "dataset_info.json").exists():
             return
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed writer left
+        for pattern in (f"{VERSION}*", "incomplete.*"):  # what a killed writer left, as TFDS names it
+            for left in (folder / DATASET).glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
 
         def counted() -> Iterator[tuple[Episode, dict[str, Any]]]:
             for number, episode in enumerate(job.episodes):
@@ -68,6 +70,11 @@ class OpenVlaOft(Trainer):
             horizon=job.horizon,
             proprio=job.proprio_dim,
             steps=job.settings.steps,
+            save_every=save_every(job.settings.steps),
+            rank=job.settings.rank,
+            mode=""
+            if job.settings.mode == "lora"
+            else f" `distill.mode {job.settings.mode}` is not what its trainer does.",
             train=train_command(job),
             deploy=deploy_command(job),
         )
@@ -122,6 +129,11 @@ def _network(job: Job) -> dict[str, object]:
     }
 
 
+def save_every(steps: int) -> int:
+    """A divisor, so that the last step is saved: a fifth of the steps or the next smaller part, at most 20 in all."""
+    return steps // next(parts for parts in (*range(5, 21), 4, 3, 2, 1) if steps % parts == 0)
+
+
 def train_command(job: Job) -> str:
     steps = job.settings.steps
     flags = {
@@ -134,7 +146,7 @@ def train_command(job: Job) -> str:
         "learning_rate": 5e-4,
         "num_steps_before_decay": max(1, steps * 2 // 3),
         "max_steps": steps,
-        "save_freq": steps,
+        "save_freq": save_every(steps),
         "image_aug": True,
         "run_id_override": job.slug,
     }
