@@ -35,6 +35,7 @@ from websockets.http11 import Request, Response
 
 TASK = "task"  # the instruction, under the name that LeRobot has for it
 MAX_BYTES = 2**28  # of one message
+_PIECE = 2**22  # of a file that is read
 _DTYPE = re.compile(r"[<>|][biuf]\d{1,2}")
 
 
@@ -60,6 +61,7 @@ class Policy:
         self._before, self._after = make_pre_post_processors(config, str(path), preprocessor_overrides=there)
         self._amp = bool(config.use_amp) and self._device.type == "cuda"
         self._inputs = {name: tuple(feature.shape) for name, feature in config.input_features.items()}
+        self._needed = needed(config)
         self._pictures = {name for name, feature in config.input_features.items() if feature.type.name == "VISUAL"}
         self.horizon = getattr(config, "n_action_steps", 1)
         self.metadata = {
@@ -83,6 +85,8 @@ class Policy:
     def _batch(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if unknown := sorted(set(request) - {*self._inputs, TASK}):
             raise ValueError(f"{', '.join(unknown)}: not among the policy's inputs {sorted(self._inputs)}, {TASK}.")
+        if missing := sorted(self._needed - set(request)):
+            raise ValueError(f"{', '.join(missing)}: missing in the request; it has {sorted(request)}.")
         batch: dict[str, Any] = {name: self._tensor(name, value) for name, value in request.items() if name != TASK}
         return {**batch, TASK: str(request.get(TASK, ""))}
 
@@ -99,6 +103,13 @@ class Policy:
         return torch.from_numpy(np.array(array, np.float32))[None].to(self._device)
 
 
+def needed(config: Any) -> set[str]:
+    """What every request must have: all inputs but cameras that are declared empty, and a task where text is read."""
+    empty = {f"observation.images.empty_camera_{k}" for k in range(getattr(config, "empty_cameras", 0))}
+    reads = any("tokenizer" in name for name in vars(config))
+    return set(config.input_features) - empty | ({TASK} if reads else set())
+
+
 def local(folder: str) -> Path:
     """The checkpoint on this machine; an id of the Hub is downloaded."""
     if os.path.isdir(folder):
@@ -113,8 +124,11 @@ def content(folder: Path) -> str:
     hashed = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
         hashed.update(path.name.encode())
+        inner = hashlib.sha256()
         with path.open("rb") as file:
-            hashed.update(hashlib.file_digest(file, "sha256").digest())
+            while piece := file.read(_PIECE):
+                inner.update(piece)
+        hashed.update(inner.digest())
     return hashed.hexdigest()[:12]
 
 

@@ -16,7 +16,10 @@ from pld_core.types import Episode, EpisodeSpec
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Outcome of some episodes; ``ci95`` is Wilson's interval, lengths are in ticks."""
+    """Outcome of some episodes; ``ci95`` is Wilson's interval, lengths are in ticks.
+
+    Voided episodes stand in ``outcomes``, as failures, and in nothing else: they say nothing of the policy.
+    """
 
     successes: int
     episodes: int
@@ -27,6 +30,7 @@ class Evaluation:
     outcomes: tuple[bool, ...]
     false_successes: int = 0  # claimed by the reward, denied by the environment
     missed_successes: int = 0  # the other way round
+    voided: int = 0  # besides ``episodes``
 
     def by_reward(self) -> dict[str, Any]:
         """What a reward that sees for itself counts, and where the environment disagrees; for JSON."""
@@ -38,14 +42,18 @@ class Evaluation:
             "ci95": [round(low, 4), round(high, 4)],
             "false_successes": self.false_successes,
             "missed_successes": self.missed_successes,
+            **self._void(),
         }
 
     def summary(self) -> dict[str, Any]:
         """Everything but the single outcomes, ready for JSON."""
         fields = asdict(self)
-        for name in ("outcomes", "false_successes", "missed_successes"):
+        for name in ("outcomes", "false_successes", "missed_successes", "voided"):
             fields.pop(name)
-        return fields | {"ci95": [round(bound, 4) for bound in self.ci95]}
+        return fields | {"ci95": [round(bound, 4) for bound in self.ci95], **self._void()}
+
+    def _void(self) -> dict[str, int]:
+        return {"voided": self.voided} if self.voided else {}
 
 
 def evaluate(
@@ -73,22 +81,24 @@ def evaluate(
         for episode in runner.run(specs[start : start + round_size], actor):
             see(episode)
             episodes.append(replace(episode, images={}))
-        on_progress(len(episodes), {"success_rate": float(np.mean([e.success for e in episodes]))})
+        on_progress(len(episodes), {"success_rate": summarise(episodes).rate})
     return summarise(episodes)
 
 
 def summarise(episodes: Sequence[Episode]) -> Evaluation:
-    outcomes = tuple(bool(episode.success) for episode in episodes)
-    lengths = np.array([len(episode) for episode in episodes])
-    successes = sum(outcomes)
+    sound = [episode for episode in episodes if not episode.voided]
+    lengths = [len(episode) for episode in sound]
+    success_lengths = [len(episode) for episode in sound if episode.success]
+    successes = len(success_lengths)
     return Evaluation(
         successes=successes,
-        episodes=len(outcomes),
-        rate=successes / len(outcomes),
-        ci95=wilson(successes, len(outcomes)),
-        mean_length=float(lengths.mean()),
-        mean_success_length=float(lengths[np.array(outcomes)].mean()) if successes else float("nan"),
-        outcomes=outcomes,
-        false_successes=sum(e.success and not e.environment_success for e in episodes),
-        missed_successes=sum(e.environment_success and not e.success for e in episodes),
+        episodes=len(sound),
+        rate=successes / len(sound) if sound else 0.0,
+        ci95=wilson(successes, len(sound)),
+        mean_length=float(np.mean(lengths)) if sound else 0.0,
+        mean_success_length=float(np.mean(success_lengths)) if successes else float("nan"),
+        outcomes=tuple(bool(episode.success and not episode.voided) for episode in episodes),
+        false_successes=sum(e.success and not e.environment_success for e in sound),
+        missed_successes=sum(e.environment_success and not e.success for e in sound),
+        voided=len(episodes) - len(sound),
     )

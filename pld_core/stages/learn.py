@@ -223,9 +223,10 @@ class ResidualLearning:
 
     def _validate(self, result: Evaluation, actor: LearnerActor) -> dict[str, float]:
         fully_on = self.progress.last_evaluation >= self.config.xi_ramp_steps
-        if fully_on and result.rate >= self.progress.best_rate:
-            self.progress.best_rate, self.best = result.rate, actor.params
-        if result.rate >= self.config.target_success:
+        reached = result.successes / len(result.outcomes)  # a few that are not void must not decide
+        if fully_on and reached >= self.progress.best_rate:
+            self.progress.best_rate, self.best = reached, actor.params
+        if reached >= self.config.target_success:
             self.progress.finished = True
         return {
             "eval/success_rate": result.rate,

@@ -32,17 +32,21 @@ _SMALL = {
 
 
 def success(data: RunData) -> str:
-    bars = []
+    bars: list[Bar] = []
+    others: Mapping[str, Any] = data.evaluation.get("others") or {}
     for name, result in data.results.items():
         low, high = result["ci95"]
         note = f"{result['successes']}/{result['episodes']}"
         bars.append(Bar(NAMES[name], result["rate"], low, high, note, _STYLES[name]))
-    for name, result in (data.evaluation.get("others") or {}).items():
+    for name, result in others.items():
         low, high = result["ci95"]
         bars.append(Bar(name, result["rate"], low, high, f"{result['successes']}/{result['episodes']}", 3))
     if not bars:
         return ""
     lead = "Held-out seeds, the same for all. Whiskers are Wilson 95 % intervals."
+    results = [*((NAMES[name], result) for name, result in data.results.items()), *others.items()]
+    if void := [f"{result['voided']} of {name}" for name, result in results if result.get("voided")]:
+        lead += f" Episodes that a fault made void are left out: {', '.join(void)}."
     return section("Success", bar_chart(bars, "success rates"), lead)
 
 

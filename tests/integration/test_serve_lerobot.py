@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib.util
 import os
@@ -11,7 +12,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,30 @@ def test_its_messages_are_ours(script: ModuleType) -> None:
             script.unpack(pack({"a": wrong}))
 
 
+def test_it_is_python_3_10_as_lerobot() -> None:
+    text = SCRIPT.read_text()
+    ast.parse(text, feature_version=(3, 10))
+    assert "file_digest" not in text  # and a few other names are 3.11's
+
+
+def test_its_version_changes_with_every_file(script: ModuleType, tmp_path: Path) -> None:
+    found = {script.content(tmp_path)}
+    for name, data in (("a.json", b""), ("a.json", b"1"), ("w.safetensors", b"x" * (2**22 + 1)), ("b.json", b"1")):
+        (tmp_path / name).write_bytes(data)
+        found.add(script.content(tmp_path))
+    assert len(found) == 5
+    (tmp_path / "README.md").write_text("nothing that it computes with")
+    assert script.content(tmp_path) in found
+
+
+def test_what_a_request_must_have(script: ModuleType) -> None:
+    inputs = dict.fromkeys(("observation.state", "observation.images.top", "observation.images.empty_camera_0"))
+    act = SimpleNamespace(input_features=inputs)
+    assert script.needed(act) == set(inputs)
+    smolvla = SimpleNamespace(input_features=inputs, empty_cameras=1, tokenizer_max_length=48)
+    assert script.needed(smolvla) == {"observation.state", "observation.images.top", "task"}
+
+
 def test_the_keys_that_ship_take_horizon_and_version_from_the_server() -> None:
     settings = load_settings("lerobot")
     assert settings.action_horizon is None
@@ -232,6 +257,10 @@ def test_a_policy_of_lerobot(lerobot: list[str], keys: Path, tmp_path: Path, kin
         small.write_text(KEYS.replace("observation.state", "observation.joints"))
         policy = bring.base_policy(f"openpi:{small}@{served.url}")
         with pytest.raises(PolicyServerError, match=r"observation.joints: not among the policy's inputs"):
+            policy.infer([seen])
+        small.write_text(KEYS.replace("{observation.state: null}", "{}"))
+        policy = bring.base_policy(f"openpi:{small}@{served.url}")
+        with pytest.raises(PolicyServerError, match=r"observation.state: missing in the request; it has \['obs.*task'"):
             policy.infer([seen])
         policy.close()
     with Child(lerobot, folder) as served:

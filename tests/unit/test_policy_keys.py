@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pld_core.errors import ConfigError, ContractError, UnknownNameError
 from pld_core.types import ActionChunk, Observation
 from pld_core.vla.remote import json_arrays
 from pld_core.vla.remote.image_key import ImageKey, resized
-from pld_core.vla.remote.key_map import KeyMap, OwnKeys
+from pld_core.vla.remote.key_map import KeyMap, OwnKeys, hashed
 from pld_core.vla.remote.settings import load_keys, load_settings, policy_names
 from pld_core.vla.remote.wire import WireError, pack, unpack
 
@@ -252,3 +253,23 @@ def test_padding_and_mirroring_are_undone() -> None:
     assert again.shape == (24, 32, 3)
     np.testing.assert_array_equal(again[:, :14], picture[:, :14])
     np.testing.assert_array_equal(again[:, 18:], picture[:, 18:])
+
+
+def test_a_version_is_what_the_keys_give_and_stays_when_they_can_give_more() -> None:
+    picture = ImageKey("front", 224, 224, fit="stretch")
+    given: dict[str, Any] = {"images": {"a": picture}, "state": {"b": (0, 2), "c": None}, "proprio_dim": 3}
+    keys = KeyMap(**given, action_scale=(1.0, -2.0))
+    assert hashed(keys) == "e284305c6a99"
+    assert hashed(OwnKeys(), pack({"action_horizon": 2})) == "68adfa2c6f9e"
+    more = [("gain", float, 1.0), ("names", dict, dataclasses.field(default_factory=dict))]
+    later = dataclasses.make_dataclass("Later", more, bases=(KeyMap,), frozen=True)
+    pictures = dataclasses.make_dataclass("Pictures", more, bases=(ImageKey,), frozen=True)
+    given["images"] = {"a": pictures("front", 224, 224, fit="stretch", crop=1.0)}
+    assert hashed(later(**given, action_scale=(1.0, -2.0), constants={})) == hashed(keys)
+    assert hashed(later(**given, action_scale=(1.0, -2.0), gain=2.0)) != hashed(keys)
+    others = [keys, OwnKeys(), *(dataclasses.replace(keys, **{name: "x"}) for name in ("prompt", "action"))]
+    others += [
+        dataclasses.replace(keys, images={"a": ImageKey("front", 224, 224)}),
+        dataclasses.replace(keys, state={}),
+    ]
+    assert len({hashed(each) for each in others}) == len(others)

@@ -89,6 +89,17 @@ def test_a_finished_run(run_dir):
     assert "http" not in page.replace("http://www.w3.org", "")  # one file, nothing fetched from anywhere
 
 
+def test_void_episodes_are_told(run_dir):
+    add_evaluation(run_dir)
+    assert "made void" not in text_of(write_report(run_dir).read_text())
+    found = json.loads((run_dir / "eval.json").read_text())
+    found["specialist"]["voided"] = 3
+    found["others"] = {"openpi:mine": {**SuccessRate(1, 9).to_dict(), "voided": 1}}
+    write_json(run_dir / "eval.json", found)
+    text = text_of(write_report(run_dir).read_text())
+    assert "Episodes that a fault made void are left out: 3 of Specialist, 1 of openpi:mine." in text
+
+
 def test_an_unfinished_run_says_what_is_done(run_dir):
     text = text_of(write_report(run_dir).read_text())
     assert "not been evaluated yet. Finished stages: harvest, learn." in text

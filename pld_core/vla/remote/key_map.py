@@ -5,8 +5,10 @@ Used in both directions: a client writes requests and reads answers with it, a s
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -141,11 +143,9 @@ class KeyMap:
         return scale, offset
 
 
+@dataclass(frozen=True)
 class OwnKeys:
     """Observations as they are, under ``images``, ``state`` and ``prompt``; features come back too. Implements Keys."""
-
-    def __repr__(self) -> str:
-        return "OwnKeys()"
 
     def request(self, observation: Observation) -> dict[str, Any]:
         images = {name: _picture(name, image) for name, image in observation.images.items()}
@@ -167,6 +167,26 @@ class OwnKeys:
 
     def actions(self, answer: Mapping[str, Any]) -> np.ndarray:
         return chunk_of("actions", _get(answer, "actions"))
+
+
+def hashed(keys: Keys, metadata: bytes = b"") -> str:
+    """A version for policies whose servers say none: of what the keys give, whatever fields they may have one day."""
+    written = json.dumps(_given(keys), default=repr, sort_keys=True)
+    return hashlib.sha256(metadata + written.encode()).hexdigest()[:12]
+
+
+def _given(value: Any) -> Any:
+    """Plain values, without the fields that are as they are where nobody gives them."""
+    if is_dataclass(value):
+        held = [(each.name, getattr(value, each.name), _default(each)) for each in fields(value)]
+        return {name: _given(entry) for name, entry, default in held if entry != default}
+    if isinstance(value, Mapping):
+        return [[key, _given(entry)] for key, entry in value.items()]
+    return value
+
+
+def _default(of: Field[Any]) -> Any:
+    return of.default if of.default_factory is MISSING else of.default_factory()
 
 
 def _own(camera: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from pld_core.types import ActionChunk, Observation
 from pld_core.vla.remote.connection import PolicyServerError
 from pld_core.vla.remote.image_key import described
 from pld_core.vla.remote.json_arrays import dumps, loads
-from pld_core.vla.remote.key_map import KeyMap
+from pld_core.vla.remote.key_map import KeyMap, hashed
 from pld_core.vla.remote.remote_vla import RequestTimes
 from pld_core.vla.remote.rest import Rest, excerpt
 from pld_core.vla.remote.wire import WireError
@@ -52,7 +51,7 @@ class OpenVLA:
         self._keys, self._deadline_s = keys, deadline_s
         self._rest = Rest(url, PATH, {"Authorization": f"Bearer {api_key}"} if api_key else {})
         self.url, self.action_horizon = self._rest.url, action_horizon
-        self.version = version or hashlib.sha256(repr(keys).encode()).hexdigest()[:12]
+        self.version = version or hashed(keys)
         self.times = RequestTimes()
         self._rest.wait(time.monotonic() + connect_s)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from pld_core.errors import ConfigError, ContractError
 from pld_core.types import ActionChunk, Observation
 from pld_core.vla.remote.connection import Connection, PolicyServerError
-from pld_core.vla.remote.key_map import Keys, OwnKeys, numbers
+from pld_core.vla.remote.key_map import Keys, OwnKeys, hashed, numbers
 from pld_core.vla.remote.wire import pack
 
 STATEFUL = "stateful"  # in a server's metadata: its answers depend on the connection's earlier requests
@@ -101,7 +100,7 @@ class RemoteVLA:
 
     def _version(self, metadata: Mapping[str, Any]) -> str:
         said = self._given_version or metadata.get("version")
-        return str(said) if said else hashlib.sha256(pack(metadata) + repr(self._keys).encode()).hexdigest()[:12]
+        return str(said) if said else hashed(self._keys, pack(metadata))
 
 
 class RequestTimes:

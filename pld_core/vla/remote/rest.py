@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -69,7 +70,7 @@ class Rest:
             connection.request("POST", self._path, body, {**self._headers, "Connection": "close"})
             sock = connection.sock
             sock.settimeout(_left(deadline))
-            with connection.getresponse() as answer:
+            with _ended(sock, deadline), connection.getresponse() as answer:
                 said = _read(answer, sock, deadline)
         if answer.status in _LATER:
             raise ConnectionRefusedError(f"status {answer.status}")
@@ -85,6 +86,30 @@ def excerpt(data: bytes) -> str:
     """The beginning, for a message."""
     text = " ".join(data[:200].decode(errors="replace").split())
     return repr(text + "..." if len(data) > 200 else text)
+
+
+@contextlib.contextmanager
+def _ended(sock: socket.socket, deadline: float) -> Iterator[None]:
+    """At the deadline, with a TimeoutError: the socket's own timeout begins anew with each byte."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        with contextlib.suppress(OSError):  # nobody is there any more
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # that of TLS also takes the cipher from who reads
+
+    timer = threading.Timer(_left(deadline), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except _BROKEN:
+        if not late.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if late.is_set():  # the end that was read may be this one
+        raise TimeoutError
 
 
 def _read(answer: http.client.HTTPResponse, sock: socket.socket, deadline: float) -> bytes:
@@ -114,6 +139,8 @@ def _address(url: str) -> tuple[type[http.client.HTTPConnection], str, int, str]
         host = port = parts = None
     if parts is None or not host or parts.scheme not in ("http", "https") or "@" in parts.netloc or parts.query:
         raise ConfigError(f"{url!r} is no address of a policy server over HTTP; give http://host:port.")
+    if not parts.path.isascii():
+        raise ConfigError(f"{url!r} has a path that is not ASCII; write such characters as http://host/%C3%A4.")
     secure = parts.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     return kind, host, port or (443 if secure else 80), parts.path.rstrip("/")
