@@ -38,9 +38,9 @@ def observation(index: int) -> Observation:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[str]:
-    """Yields the server's address."""
-    command = [sys.executable, "-m", "pld_core.cli.main", "serve", "--port", "0"]
+def serving(policy: str = "compact") -> Iterator[str]:
+    """Yields the address of `pld serve` with this policy."""
+    command = [sys.executable, "-m", "pld_core.cli.main", "serve", "--policy", policy, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -15,14 +15,13 @@ import contextlib
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from policy_server import serving
 from ros import run_graph
 from ros_folder import count_run
 
@@ -69,22 +68,10 @@ CASES = {
 }
 
 
-@contextlib.contextmanager
-def served(policy: str) -> Iterator[str]:
-    """Yields the address of `pld serve` with this policy."""
-    command = [sys.executable, "-m", "pld_core.cli.main", "serve", "--policy", policy, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().split(" at ")[1].strip()
-        finally:
-            process.terminate()
-
-
 def measure(case: str, seconds: float, run_dir: Path, domain: int | None) -> dict[str, float]:
     kind, remote, prefetch = CASES[case]
     name = f"{Path(__file__).stem}:{kind.__name__}"
-    with served(name) if remote else contextlib.nullcontext(name) as policy:
+    with serving(name) if remote else contextlib.nullcontext(name) as policy:
         settings = (f"policy:={policy}", f"prefetch:={str(prefetch).lower()}", *HARVEST_ONLY)
         run_graph(run_dir, seconds, domain, settings)
     counts = count_run(run_dir)

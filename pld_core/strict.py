@@ -12,6 +12,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qsl
 
 from pld_core.errors import ConfigError, UnknownNameError
 
@@ -146,6 +147,15 @@ def _convert_scalar(hint: Any, value: Any, path: str, source: str) -> Any:
 
 def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def build_from_query(cls: type[T], argument: str) -> T:
+    """A dataclass with a ``path``, of the text ``PATH?name=value&...`` behind a policy's name."""
+    path, _, query = argument.partition("?")
+    hints, options = typing.get_type_hints(cls), dict(parse_qsl(query, keep_blank_values=True))
+    numbers = {name for name in options if int in (typing.get_args(hints.get(name)) or (hints.get(name),))}
+    given = {name: int(text) if name in numbers and text.isdigit() else text for name, text in options.items()}
+    return build(cls, {"path": path, **given}, source=f"the policy {argument!r}")
 
 
 def _where(path: str, source: str) -> str:

@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qsl
 
 import numpy as np
 from PIL import Image
 
 from pld_core.errors import CheckpointError, ConfigError, ContractError, UnknownNameError
-from pld_core.strict import build
+from pld_core.strict import build_from_query
 from pld_core.types import ActionChunk, Observation
-from pld_core.vla.torch.settings import MAPPING_FILE, RobotMapping, Source, plain, read_mapping
+from pld_core.vla.robot_mapping import MAPPING_FILE, RobotMapping, plain, read_mapping
 
 IMAGE = "image_"  # image_primary, image_wrist: the slots of Octo's cameras
 INSTALL = (
@@ -47,11 +46,7 @@ class OctoSource:
 
     @classmethod
     def parse(cls, argument: str) -> OctoSource:
-        path, _, query = argument.partition("?")
-        options: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
-        if options.get("step", "").isdigit():
-            options["step"] = int(options["step"])
-        return build(cls, {"path": path, **options}, source=f"the policy {argument!r}")
+        return build_from_query(cls, argument)
 
 
 def octo(argument: str) -> OctoPolicy:
@@ -62,7 +57,7 @@ def octo(argument: str) -> OctoPolicy:
     except ImportError as error:
         raise ConfigError(f"octo cannot be imported ({error}). {INSTALL}") from error
     folder = Path(source.path.removeprefix("hf://"))
-    mapping = read_mapping(folder, Source(source.path, mapping=source.mapping))
+    mapping = read_mapping(folder, source.mapping)
     try:
         path = source.path if source.path.startswith("hf://") else str(folder.resolve())
         model = package.OctoModel.load_pretrained(path, step=source.step)

@@ -20,10 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from franka_tools import PATIENCE_S
+from franka_tools import PATIENCE_S, sideways, state, wait_for
 from pulse import Pulse, attempts
 
 from pld_ros.benches.franka_simulator import FrankaSimulator
+from pld_ros.drivers.franka import FrankaArm
+from pld_ros.drivers.franka_robot import RobotLink
+from pld_ros.drivers.real_arm import RealArm
 
 pytest.importorskip("franky", reason="needs the extra 'franka'")
 
@@ -57,6 +60,26 @@ def moving(words: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     while not heard[-1]["fault"] and (len(heard) < 20 or abs(heard[-1]["sent"]) < 0.01):
         heard.append(next(words))
     return heard
+
+
+def test_time_that_is_lost_at_rest_is_no_fault_and_in_motion_is_one(calm: RealArm) -> None:
+    """As the thread that serves the arm sees it: without a motion there is none to leap."""
+    calm.reset(0)
+    assert isinstance(calm.arm, FrankaArm)
+    robot = calm.arm._links()[0]
+    wait_for(lambda: robot.arrived is not None, "the way home has ended")
+    lose_time(robot)
+    assert not state(calm).fault
+    sideways(calm, 5)
+    lose_time(robot)
+    wait_for(lambda: "no time for the arm" in state(calm).fault, "it is told")
+
+
+def lose_time(robot: RobotLink) -> None:
+    """More than the driver allows, several times, as its thread may be writing the same."""
+    for _ in range(20):
+        robot._cycled_at -= 10.0
+        time.sleep(0.01)
 
 
 def test_the_controlling_process_gets_no_processor(simulator: FrankaSimulator) -> None:

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from pld_core.types import Episode, EpisodeSpec, Observation
-from pld_core.vla.torch.settings import ActionMapping, CameraMapping, RobotMapping, plain
+from pld_core.vla.robot_mapping import ActionMapping, CameraMapping, RobotMapping, plain
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import rclpy
-from pulse import Pulse
+from pulse import TICK_S, Pulse
 from rclpy.context import Context
 from rclpy.node import Node
 
@@ -16,7 +16,6 @@ from pld_core.cli import main as cli
 from pld_ros import environment
 from pld_ros.recording.bag_reader import read_episode
 
-TICK_S = 0.05
 PATIENCE_S = 240.0  # no new attempt after that: one may take as long again
 
 

@@ -15,9 +15,9 @@ pytest.importorskip("transformers", reason="needs the extra 'torch'")
 import torch
 import torch_tools as tools
 
+from pld_core.vla.robot_mapping import ActionMapping
 from pld_core.vla.torch.normalisation import Scaling
 from pld_core.vla.torch.pi0 import pi0
-from pld_core.vla.torch.settings import ActionMapping
 from pld_core.vla.torch.token_vlm import _answered, token_vlm
 
 _UNIT = dataclasses.replace(tools.ONE_CAMERA, action=ActionMapping())

@@ -10,18 +10,17 @@ import pytest
 
 from pld_core.errors import ConfigError, UnknownNameError
 from pld_core.types import Observation
-from pld_core.vla.torch.inputs import content_seed, resize_with_pad
-from pld_core.vla.torch.settings import (
+from pld_core.vla.robot_mapping import (
     ActionMapping,
     CameraMapping,
     RobotMapping,
-    Source,
     TokenMapping,
     read_mapping,
     write_mapping,
 )
+from pld_core.vla.torch.inputs import content_seed, resize_with_pad
+from pld_core.vla.torch.settings import Source
 
-_HERE = Source("x")
 _MAPPING = RobotMapping(3, (CameraMapping("front", 4, 6, "b"), CameraMapping("wrist", 4, 4, turned=True)), (2, 0))
 
 
@@ -54,14 +53,14 @@ def test_wrong_policy_strings(argument: str, message: str) -> None:
 def test_mapping_survives_its_file(tmp_path: Path) -> None:
     mapping = dataclasses.replace(_MAPPING, action=ActionMapping(2, (0.5, 0.1), None), tokens=TokenMapping(bins=32))
     write_mapping(mapping, tmp_path)
-    assert read_mapping(tmp_path, _HERE) == mapping
+    assert read_mapping(tmp_path) == mapping
 
 
 def test_mapping_in_json(tmp_path: Path) -> None:
     cameras = (CameraMapping("a", 1, 2),)
     (tmp_path / "m.json").write_text('{"proprio_dim": 2, "cameras": [{"camera": "a", "height": 1, "width": 2}]}')
     source = Source("x", batch=3, mapping=tmp_path / "m.json")
-    assert read_mapping(tmp_path, source) == RobotMapping(2, cameras, batch=3)
+    assert source.mapping_of(tmp_path) == RobotMapping(2, cameras, batch=3)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +83,12 @@ def test_mapping_in_json(tmp_path: Path) -> None:
 def test_mistakes_in_the_mapping(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "pld.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
-        read_mapping(tmp_path, _HERE)
+        read_mapping(tmp_path)
 
 
 def test_no_mapping(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"pld\.yaml does not exist.*docs/policies\.md"):
-        read_mapping(tmp_path, _HERE)
+        read_mapping(tmp_path)
 
 
 def test_actions_in_the_checkpoints_units() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pld_core.config import config_root
 from pld_core.errors import ConfigError, UnknownNameError
@@ -49,34 +50,24 @@ def load_keys(name: str) -> Keys:
 
 def openpi(given: str) -> RemoteVLA:
     """``openpi:NAME``, ``openpi:FILE.yaml``, and either with ``@ws://host:port`` behind it."""
-    name, _, server = given.partition("@")
-    settings = load_settings(name)
-    return RemoteVLA(
-        server or settings.server,
-        settings.keys,
-        action_horizon=settings.action_horizon,
-        version=settings.version,
-        deadline_s=settings.deadline_s,
-        connect_s=settings.connect_s,
-        api_key=_api_key(settings.api_key_variable),
-    )
+    settings, asked = _asked(given)
+    return RemoteVLA(action_horizon=settings.action_horizon, **asked)
 
 
 def openvla(given: str) -> OpenVLA:
     """``openvla:NAME``, ``openvla:FILE.yaml``, and either with ``@http://host:port`` behind it."""
+    settings, asked = _asked(given)
+    if settings.action_horizon is None:
+        raise ConfigError(f"{given} does not give its action_horizon: 1 for OpenVLA, as many as a chunk has for OFT.")
+    return OpenVLA(action_horizon=settings.action_horizon, **asked)
+
+
+def _asked(given: str) -> tuple[PolicySettings, dict[str, Any]]:
+    """The settings of ``NAME@URL``, and what every client of a server takes from them."""
     name, _, server = given.partition("@")
     settings = load_settings(name)
-    if settings.action_horizon is None:
-        raise ConfigError(f"{name} does not give its action_horizon: 1 for OpenVLA, as many as a chunk has for OFT.")
-    return OpenVLA(
-        server or settings.server,
-        settings.keys,
-        action_horizon=settings.action_horizon,
-        version=settings.version,
-        deadline_s=settings.deadline_s,
-        connect_s=settings.connect_s,
-        api_key=_api_key(settings.api_key_variable),
-    )
+    asked: dict[str, Any] = {name: getattr(settings, name) for name in ("keys", "version", "deadline_s", "connect_s")}
+    return settings, {"url": server or settings.server, "api_key": _api_key(settings.api_key_variable), **asked}
 
 
 def ws(address: str) -> RemoteVLA:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from pld_core.errors import ContractError
 from pld_core.types import Episode, Observation
+from pld_core.vla.robot_mapping import RobotMapping
 from pld_core.vla.sft import BalancedRows, action_windows
-from pld_core.vla.torch.settings import RobotMapping
 
 
 def resize_with_pad(image: np.ndarray, size: int) -> np.ndarray:

@@ -20,11 +20,12 @@ from transformers import AutoTokenizer, PI0Config, PI0ForConditionalGeneration
 
 from pld_core.errors import CheckpointError, ConfigError, ContractError
 from pld_core.types import Observation
+from pld_core.vla.robot_mapping import RobotMapping
 from pld_core.vla.torch.hub import load_network, loading, local_folder
 from pld_core.vla.torch.inputs import Windows, content_seed, resize_with_pad
 from pld_core.vla.torch.normalisation import LEAST_DEVIATION, Statistics, fit_mean_std, read_statistics
 from pld_core.vla.torch.policy import TorchVLA, with_fitted
-from pld_core.vla.torch.settings import RobotMapping, Source, read_mapping
+from pld_core.vla.torch.settings import Source
 
 TOKENIZER = "google/paligemma-3b-pt-224"  # lerobot's and openpi's checkpoints carry none
 SLOTS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")  # the pictures of openpi's models, in order
@@ -151,7 +152,7 @@ class Pi0(TorchVLA):
     def from_source(cls, source: Source) -> Self:
         folder = local_folder(source.path)
         config, slots = _configuration(folder)
-        mapping = read_mapping(folder, source).in_slots(slots, str(folder))
+        mapping = source.mapping_of(folder).in_slots(slots, str(folder))
         statistics = read_statistics(folder, source.unnorm_key) or Statistics()
         model = load_network(PI0ForConditionalGeneration, folder, source, config=config)
         own = (folder / "tokenizer_config.json").exists()

@@ -16,12 +16,13 @@ from torch import nn
 
 from pld_core.errors import ConfigError, NonFiniteError
 from pld_core.types import ActionChunk, Episode, Observation
+from pld_core.vla.robot_mapping import RobotMapping, plain, write_mapping
 from pld_core.vla.sft import MODES, Mode
 from pld_core.vla.torch.hub import save_folder, version_of
 from pld_core.vla.torch.inputs import Windows
 from pld_core.vla.torch.lora import add_adapters, merge_adapters
 from pld_core.vla.torch.normalisation import Statistics, write_statistics
-from pld_core.vla.torch.settings import RobotMapping, Source, plain, write_mapping
+from pld_core.vla.torch.settings import Source
 from pld_core.vla.torch.training import fit, trained_in_float32
 from pld_core.vla.training import Progress, TrainConfig
 

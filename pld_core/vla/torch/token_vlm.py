@@ -18,12 +18,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProce
 
 from pld_core.errors import CheckpointError
 from pld_core.types import Observation
+from pld_core.vla.robot_mapping import RobotMapping
 from pld_core.vla.torch.action_tokens import ActionTokens, vocabulary_end
 from pld_core.vla.torch.hub import load_network, loading, local_folder
 from pld_core.vla.torch.inputs import Windows
 from pld_core.vla.torch.normalisation import Statistics, fit_quantiles, read_json, read_statistics
 from pld_core.vla.torch.policy import TorchVLA, with_fitted
-from pld_core.vla.torch.settings import RobotMapping, Source, read_mapping
+from pld_core.vla.torch.settings import Source
 
 IGNORED = -100  # a label that transformers takes no loss of
 # Inputs with a value per token, and their values for a token of the answer (IGNORED: the token itself).
@@ -120,7 +121,7 @@ class TokenVLM(TorchVLA):
     def from_source(cls, source: Source) -> Self:
         folder = local_folder(source.path)
         _check_own_code(folder)
-        mapping = read_mapping(folder, source)
+        mapping = source.mapping_of(folder)
         statistics = read_statistics(folder, source.unnorm_key) or Statistics(key=source.unnorm_key)
         model = load_network(AutoModelForImageTextToText, folder, source)
         with loading(folder):
