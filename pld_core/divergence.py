@@ -8,8 +8,9 @@ Of what is estimated, and why so:
   token head), and by the data-processing inequality never more than the divergence without smoothing.
 - Then a Gaussian with the samples' first two moments stands for each (``sampled_kl``). Estimators that assume nothing
   (nearest neighbours: Wang, Kulkarni, Verdu 2009) see what has been separated only as the logarithm of a distance: at
-  64 samples in 7 dimensions, of unit Gaussians 4 apart, 4.2 of 8 nats (mean of 300, seed 0). The price: a policy with two modes counts as one wide one,
-  and the divergence between distributions that differ in more than mean and covariance is not seen.
+  64 samples in 7 dimensions, of unit Gaussians 4 apart, 4.2 of 8 nats (mean of 300, seed 0). The price: a policy with
+  two modes counts as one wide one, and the divergence between distributions that differ in more than mean and
+  covariance is not seen.
 """
 
 from __future__ import annotations
