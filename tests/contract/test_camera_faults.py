@@ -22,6 +22,7 @@ from pld_ros.drivers import camera_stream
 from pld_ros.drivers.camera_stream import Shot, StreamingCamera
 
 GOOD = 20  # pictures before the fault
+SETTLED = 5  # pictures until one of them was surely not held up
 NOTICED_S = 0.15  # the issue's limit
 LOADED_S = 0.5  # this machine may be slow to run a reader; a blocked one would wait for seconds
 CONFIG = CameraConfig("realsense", width=WIDTH, height=HEIGHT, fps=FPS)
@@ -127,8 +128,10 @@ class TestRealSense:
         numbers = [number_of(frame.image) for _, frame in seen.frames]
         print(f"measured: every other picture lost: {len(numbers)} of {GOOD} were given")
         assert not any(number % 2 for number in numbers)
-        stamps_s = np.array([frame.stamp_ns for _, frame in seen.frames]) / 1e9
-        assert np.diff(stamps_s) == pytest.approx(np.diff(numbers) / FPS, abs=0.02)
+        # The clock goes by the quickest picture so far, and the first may not have been quick.
+        assert len(numbers) > SETTLED + 1
+        stamps_s = np.array([frame.stamp_ns for _, frame in seen.frames])[SETTLED:] / 1e9
+        assert np.diff(stamps_s) == pytest.approx(np.diff(numbers[SETTLED:]) / FPS, abs=0.02)
 
     def test_late(self, play):
         """Pictures that were 300 ms under way are given with the time at which they were taken."""

@@ -227,7 +227,10 @@ class Station:
 
     @staticmethod
     def is_load(reason: str) -> bool:
-        known = ("too old", "too late for its period", "ticks were skipped", "no answer", "refused a command")
+        known = (
+            "too old", "no complete observation", "too late for its period", "ticks were skipped", "no answer",
+            "refused a command",
+        )  # fmt: skip
         return any(words in reason for words in known)
 
     def begun(self, spec: EpisodeSpec) -> Running:

@@ -180,7 +180,7 @@ def test_what_the_operator_sees_when_the_arm_is_gone(
     outcome = station.ended(running)
     measured("arm gone: the episode is void", outcome.at - killed)
     reason = outcome.message.reason
-    if outcome.at > told.at + TICK_S:  # else a busy machine may have voided it before the robot node could
+    if outcome.at > told.at + TICK_S:  # else its silence, or a busy machine, may have voided it before
         assert "reports a fault: the arm has said nothing" in reason
     assert "reports a fault: the arm has said nothing" in reason or station.is_load(reason)
     assert_kept(station, running)
