@@ -78,7 +78,8 @@ class SimulatedEnvironment(Environment, Protocol):
 
     renders_cameras: while False, ``reset`` and ``step`` deliver observations without images and spend
     nothing on rendering.
-    Optional: ``image_every`` ticks that a picture serves before the next is taken, counted from the reset.
+    Optional: ``image_every`` ticks that a picture serves before the next is taken, counted from the reset;
+    ``simplified``, whether pictures are drawn faster and less truly from the next reset on.
     """
 
     renders_cameras: bool

@@ -66,6 +66,8 @@ def _episode(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | N
     rng = np.random.default_rng(seed)
     if hasattr(environment, "image_every"):  # a picture of every tick is what a demonstration is for
         environment.image_every = 1  # type: ignore[attr-defined]
+    if hasattr(environment, "simplified"):
+        environment.simplified = False  # type: ignore[attr-defined]
     step, oracle = environment.reset(seed), environment.oracle()
     oracle.reset()
     steps, clean, executed = [step], [], []

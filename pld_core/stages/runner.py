@@ -57,15 +57,25 @@ class LocalRunner:
         features: int | None = None,
         images_every_tick: bool = False,
         recorded_every: int = 1,
+        simplified_images: bool = False,
         stopping: threading.Event | None = None,
     ) -> None:
         """Of environments that can leave out pictures which nobody looks at (``image_every``): images_every_tick has
-        them drawn all the same; recorded_every: ticks that one serves in episodes with ``record_images``."""
+        them drawn all the same; recorded_every: ticks that one serves in episodes with ``record_images``;
+        simplified_images: of those that can (``simplified``), but in evaluations and for rewards that look."""
         first = environments[0]
         limits = SafetyLimits(first.action_spec, getattr(first, "workspace", None))
         self.environments = environments
         self.policy = policy
-        self._settings = (reward, replan_every, residual, features, images_every_tick, recorded_every)
+        self._settings = (
+            reward,
+            replan_every,
+            residual,
+            features,
+            images_every_tick,
+            recorded_every,
+            simplified_images,
+        )
         self._rewards = [reward() for _ in environments]
         self.sees_for_itself = sees_for_itself(self._rewards[0])
         self._controller = ResidualController(
@@ -118,6 +128,8 @@ class LocalRunner:
             environment.stop_at_success = not self.sees_for_itself  # type: ignore[attr-defined]
         if hasattr(environment, "image_every"):
             environment.image_every = self._image_every(spec)  # type: ignore[attr-defined]
+        if hasattr(environment, "simplified"):
+            environment.simplified = self._simplifies(spec)  # type: ignore[attr-defined]
         try:
             self._active[lane] = _Running(index, recorder, environment.reset(spec.seed))
         except ContractError as fault:
@@ -125,10 +137,13 @@ class LocalRunner:
 
     def _image_every(self, spec: EpisodeSpec) -> int:
         """Ticks between the pictures that somebody looks at; the base does when it plans."""
-        _, replan_every, _, _, every_tick, recorded_every = self._settings
+        _, replan_every, _, _, every_tick, recorded_every, _ = self._settings
         if self.sees_for_itself or every_tick:
             return 1
         return recorded_every if spec.record_images else replan_every
+
+    def _simplifies(self, spec: EpisodeSpec) -> bool:
+        return self._settings[-1] and spec.mode != "evaluate" and not self.sees_for_itself
 
     def _tick(self, actor: ResidualActor | None, on_tick: OnTick | None) -> None:
         if self._stopping.is_set():

@@ -50,7 +50,8 @@ class Workspace:
         factory = bring.environment_factory(self._objects.get("task", self.config.task))
         reward = bring.reward_factory(self._objects.get("reward", self.config.reward))
         looks = self.config.images_every_tick or self._wants_images
-        settings = self.config.replan_every, residual, features, looks, self.config.probe.image_every
+        every, simplified = self.config.probe.image_every, self.config.simplified_images
+        settings = self.config.replan_every, residual, features, looks, every, simplified
         return BackgroundRunner(lambda: LocalRunner(factory(self.config.lanes), self.policy, reward, *settings))
 
     @property

@@ -132,6 +132,8 @@ class _Driver:
         spec = environment.action_spec
         if hasattr(environment, "image_every"):
             environment.image_every = every  # type: ignore[attr-defined]
+        if hasattr(environment, "simplified"):
+            environment.simplified = False  # type: ignore[attr-defined]
         self._push_scale = push_scale(spec)
         self._moves = [k for k in range(spec.dim) if k != spec.gripper]  # the gripper keeps what it holds
         self._rng = rng

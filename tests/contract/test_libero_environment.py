@@ -172,6 +172,25 @@ def test_pictures_seldom_or_never_change_nothing_else(pair, every):
             assert b.observation.stamp_ns[name] == taken.stamp_ns[name]
 
 
+def test_simplified_pictures_look_the_same_and_change_nothing_else(pair):
+    plain, simplified = pair
+    simplified.simplified = True
+    actions = np.random.default_rng(0).uniform(-0.5, 0.5, (9, 7)).astype(np.float32)
+    try:
+        expected = [plain.reset(2), *map(plain.step, actions)]
+        seen = [simplified.reset(2), *map(simplified.step, actions)]
+    finally:
+        simplified.simplified = False
+    for a, b in zip(expected, seen, strict=True):
+        assert np.array_equal(a.observation.proprio, b.observation.proprio)
+        for name, image in a.observation.images.items():
+            apart = np.abs(image.astype(int) - b.observation.images[name])
+            assert 0 < apart.mean() < 3  # of 255
+            assert (apart.max(-1) > 32).mean() < 0.05  # a change of one pixel along some edges
+    again = simplified.reset(2).observation
+    assert all(np.array_equal(image, again.images[name]) for name, image in expected[0].observation.images.items())
+
+
 def test_another_environment_draws_the_same_pictures(pair):
     one, other = pair
     other.reset(9)

@@ -7,14 +7,20 @@ import types
 
 import numpy as np
 import pytest
+from mujoco import MjSpec
 
 from pld_core import bring
 from pld_core.errors import ConfigError, ContractError, StageError, UnknownNameError
 from pld_sim.libero import SUITES, environment, make_environments
 from pld_sim.libero.environment import LOST_IN_A_ROW, LiberoEnvironment
+from pld_sim.libero.meshes import FACES, Meshes, coarse
 from pld_sim.libero.pictures import refuse_blank, shrunk
 from pld_sim.libero.process import WorkerGoneError, WorkerProcess
 from pld_sim.libero.suites import PROPRIO_NAMES, Order, parse
+
+BALL = """
+<mujoco><asset><mesh name="ball" builtin="sphere" params="4" scale=".1 .1 .1"/></asset>
+<worldbody><geom type="mesh" mesh="ball" group="1"/></worldbody></mujoco>"""
 
 
 def test_there_are_130_tasks():
@@ -70,6 +76,35 @@ def test_pictures_shrink_by_the_mean_of_blocks():
     assert np.array_equal(shrunk(image, 8), image)
     blocks = image.reshape(4, 2, 4, 2, 3).transpose(0, 2, 1, 3, 4).reshape(4, 4, 4, 3).astype(float)
     assert np.array_equal(shrunk(image, 4), np.floor(blocks.mean(2) + 0.5))
+
+
+def test_a_mesh_keeps_its_shape_with_a_tenth_of_its_triangles():
+    model = MjSpec.from_string(BALL).compile()
+    whole = model.mesh_facenum[0]
+    before = [getattr(model, name).copy() for name in FACES]
+    faces = coarse(model, 0)
+    face = faces["mesh_face"]
+    assert all(rows.shape == face.shape for rows in faces.values())
+    assert 0.05 * whole < len(face) < 0.15 * whole
+    used = model.mesh_vert[face]
+    assert np.linalg.norm(used, axis=-1) == pytest.approx(0.1, abs=0.002)
+    sides = np.sort(face[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+    assert (np.unique(sides, axis=0, return_counts=True)[1] >= 2).all()  # no holes
+    normals = np.cross(used[:, 1] - used[:, 0], used[:, 2] - used[:, 0])
+    assert (np.einsum("fk,fk->f", normals, used.mean(1)) > 0).mean() > 0.97  # outsides stay outside
+    assert all(np.array_equal(a, getattr(model, name)) for a, name in zip(before, FACES, strict=True))
+
+
+def test_only_the_upload_sees_a_simplified_mesh():
+    model = MjSpec.from_string(BALL).compile()
+    whole, uploaded = int(model.mesh_facenum[0]), []
+    meshes = Meshes(model, lambda mesh: uploaded.append(int(model.mesh_facenum[mesh])))
+    for simplified in (False, True, True, False):
+        meshes.simplify(simplified)
+        assert model.mesh_facenum[0] == whole
+    assert len(uploaded) == 2
+    assert uploaded[0] < 0.15 * whole
+    assert uploaded[1] == whole
 
 
 def test_blank_pictures_are_refused():

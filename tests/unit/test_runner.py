@@ -12,10 +12,10 @@ import pytest
 
 from pld_core.data.episode_store import EpisodeStore
 from pld_core.errors import ContractError, NonFiniteError
-from pld_core.rewards import binary
+from pld_core.rewards import BinaryReward, binary
 from pld_core.stages.background import BackgroundRunner
 from pld_core.stages.runner import VOIDED_IN_A_ROW, LocalRunner
-from pld_core.types import Episode, EpisodeSpec, Observation, TimeStep
+from pld_core.types import Episode, EpisodeSpec, Mode, Observation, TimeStep
 from pld_core.vla.callable_policy import CallablePolicy
 from pld_sim.point_reach import PointReach, biased_base
 
@@ -166,6 +166,26 @@ def test_pictures_are_taken_where_somebody_looks_at_them(
     runner = LocalRunner([environment], policy, binary, 4, images_every_tick=every_tick, recorded_every=recorded_every)
     list(runner.run([dataclasses.replace(specs(1)[0], record_images=record_images)]))
     assert environment.image_every == wanted
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "looks", "wanted"),
+    [("learn", True, False, True), ("evaluate", True, False, False), ("learn", False, False, False),
+     ("probe", True, True, False)],
+)  # fmt: skip
+def test_simplified_pictures_are_for_practice_alone(mode: Mode, asked: bool, looks: bool, wanted: bool) -> None:
+    """looks: the reward judges by them."""
+
+    class Simplifying(PointReach):
+        simplified = not wanted
+
+    class Reward(BinaryReward):
+        sees_for_itself = looks
+
+    environment = Simplifying()
+    runner = LocalRunner([environment], CallablePolicy(still), Reward, simplified_images=asked)
+    list(runner.run([dataclasses.replace(specs(1)[0], mode=mode)]))
+    assert environment.simplified == wanted
 
 
 def test_a_reward_that_is_not_finite_is_a_fault() -> None:

@@ -46,6 +46,8 @@ class LiberoEnvironment:
     image_every: ticks that a picture serves before the next is taken, counted from the reset, like a slow camera:
     between them the same images come again, with their old stamp. Give a policy's ``replan_every`` where it
     reads images only when it plans. While ``renders_cameras`` is False there are no images at all.
+    ``simplified=True``: from the next reset on pictures are drawn from a tenth of the triangles and without mirror
+    images, several times faster; nothing else changes.
     ``stop_at_success=False`` lets an episode run on to the time limit.
     """
 
@@ -58,6 +60,7 @@ class LiberoEnvironment:
         size = (order.image_size, order.image_size, 3)
         self.observation_spec = ObservationSpec(dict.fromkeys(CAMERAS, size), len(PROPRIO_NAMES), PROPRIO_NAMES)
         self.renders_cameras, self.stop_at_success = True, True
+        self.simplified = False
         self._tick, self._lost = 0, 0
         self._running = self._closed = False
         self._gripper = OPEN
@@ -87,7 +90,7 @@ class LiberoEnvironment:
         if self._worker.gone:
             self._restart()
         self._tick, self._gripper, self._images = 0, OPEN, {}
-        seen = self._call(do="reset", seed=int(seed), images=self.renders_cameras)
+        seen = self._call(do="reset", seed=int(seed), images=self.renders_cameras, simplified=self.simplified)
         self._running = True
         return TimeStep(self._observation(seen))
 

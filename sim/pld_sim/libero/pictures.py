@@ -1,4 +1,4 @@
-"""Pictures of a scene with some 300 000 triangles, pixel for pixel as the package draws them."""
+"""Pictures of a scene with some 300 000 triangles: pixel for pixel as the package draws them, or simplified."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import mujoco
 import numpy as np
 
 from pld_core.errors import ConfigError
+from pld_sim.libero.meshes import VISIBLE_GROUP, Meshes
 from pld_sim.libero.suites import CAMERAS, RENDERED, Order
 
 if TYPE_CHECKING:
     from robosuite.utils.binding_utils import MjRenderContextOffscreen
 
-VISIBLE_GROUP, HIDDEN_GROUP = 1, 5  # robosuite draws group 1: visual shapes
+HIDDEN_GROUP = 5
 MARGIN = 1.01  # of the field of view, against rounding
 MIRRORS = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX)  # the shapes that MuJoCo reflects in
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64)
@@ -26,6 +27,8 @@ class Pictures:
     Without a GPU the time goes into triangles, not pixels. Shapes whose bounding box lies outside of a
     camera's view are left out, which changes no pixel. Where a mirror is in view and ``order.reflections`` is set
     they are all drawn, twice: a mirror may show what the camera does not see.
+
+    What is simplified has a tenth of the triangles and no mirror images.
     """
 
     def __init__(self, context: MjRenderContextOffscreen, order: Order) -> None:
@@ -37,6 +40,13 @@ class Pictures:
         self._box_corners = box[:, None, :3] + _CORNERS * box[:, None, 3:]  # [G, 8, 3] in the geom's frame
         self._endless = self._model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
         self._mirrors = np.flatnonzero(self._reflects()) if order.reflections else np.zeros(0, int)
+        self._meshes = Meshes(self._model, lambda mesh: mujoco.mjr_uploadMesh(self._model, context.con, mesh))
+        self._simplified = False
+
+    def simplify(self, simplified: bool) -> None:
+        """From the next picture on."""
+        self._meshes.simplify(simplified)
+        self._simplified = simplified
 
     def draw(self, data: mujoco.MjData) -> dict[str, np.ndarray]:
         """{camera: uint8 [size, size, 3]} the right way up."""
@@ -45,7 +55,7 @@ class Pictures:
         images = {}
         for name, camera in self._cameras.items():
             outside = self._outside(data, camera)
-            mirrored = not outside[self._mirrors].all()
+            mirrored = not self._simplified and not outside[self._mirrors].all()
             if not mirrored:
                 self._model.geom_group[:] = np.where(outside, HIDDEN_GROUP, self._groups)
             try:

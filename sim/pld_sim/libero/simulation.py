@@ -55,8 +55,12 @@ class Simulation:
         arm, fingers = self._robot.robot_joints, self._robot.gripper_joints
         return {"instruction": self._instruction, "joints": [*arm, *fingers], "states": len(self._states)}
 
-    def reset(self, seed: int, images: bool) -> dict[str, Any]:
-        """Official start state ``seed`` modulo their number; what it leaves open depends on the seed alone."""
+    def reset(self, seed: int, images: bool, simplified: bool) -> dict[str, Any]:
+        """Official start state ``seed`` modulo their number; what it leaves open depends on the seed alone.
+
+        simplified: so are the pictures until the next reset.
+        """
+        self._pictures.simplify(simplified)
         np.random.seed(seed % 2**32)  # noqa: NPY002 the package places cabinets and stoves with it
         for name, values in self._pristine.items():
             getattr(self._model, name)[:] = values
