@@ -50,14 +50,17 @@ on, or take a run that is over; the last line is one JSON object:
                     that it had while the controller still decided on an older one
   transitions_lost  ticks that were executed and that the learner did not get over the link, by their sequence
 Without --json the lines before it say more. --run_dir keeps the run's folder. Needs `make ros`."""
-LIBERO_KEYS = ("steps_per_s_plain", "steps_per_s_training", "steps_per_s_every_tick")
+LIBERO_KEYS = (
+    "steps_per_s_plain", "steps_per_s_training", "steps_per_s_every_tick", "steps_per_s_evaluation",
+)  # fmt: skip
 LIBERO_HELP = """usage: pld bench libero-speed [--task TASK] [--ticks N] [--json]
 
 Environment steps per second of a LIBERO task (libero_object/0) with a policy in the loop, resets included, in episodes
 of N ticks (280), on this machine, which should be idle; the last line is one JSON object:
   steps_per_s_plain       the package's own environment, both cameras at every tick
   steps_per_s_every_tick  ours, the same
-  steps_per_s_training    ours, pictures where the policy plans: every fourth tick, as in the LIBERO presets
+  steps_per_s_evaluation  ours, pictures where the policy plans: every fourth tick, as in the LIBERO presets
+  steps_per_s_training    the same with simplified pictures, as those presets practise
 Needs the extra libero: pip install 'pld[libero]'."""
 LIBERO_MISSING = "This needs LIBERO: pip install 'pld[libero]' (in a checkout: pip install -e '.[libero]')."
 LIMIT_S = 900
