@@ -42,9 +42,10 @@ _Begun = Callable[[], TimeStep] | _Finished | ContractError
 class LocalRunner:
     """Steps several environments in lockstep so that the policy is called once per tick for all.
 
-    Implements interfaces.EpisodeRunner. A lane that finishes takes the next spec at once. What an
-    episode becomes depends on its spec alone, not on the lane or on its neighbours: one that meets a
-    ContractError (NaN, a missing camera, a wrong size) ends as ``voided`` and the others go on.
+    Implements interfaces.EpisodeRunner. A lane that finishes takes the next spec when the others plan next: all
+    plan in the same ticks, and none waits while another's pictures for it are drawn. What an episode becomes depends
+    on its spec alone, not on the lane or on its neighbours: one that meets a ContractError (NaN, a missing camera, a
+    wrong size) ends as ``voided`` and the others go on.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class LocalRunner:
         limits = SafetyLimits(first.action_spec, getattr(first, "workspace", None))
         self.environments = environments
         self.policy = policy
+        self._replan_every = replan_every
         self._settings = (
             reward,
             replan_every,
@@ -97,12 +99,15 @@ class LocalRunner:
         """
         pending = deque(enumerate(specs))
         self._active, self._finished = {}, {}
-        next_index = 0
+        next_index = ticks = 0
         while pending or self._active:
-            for lane in range(len(self.environments)):
-                if lane not in self._active and pending:
-                    self._start(lane, *pending.popleft())
+            if ticks % self._replan_every == 0 or not self._active:
+                ticks = 0
+                for lane in range(len(self.environments)):
+                    if lane not in self._active and pending:
+                        self._start(lane, *pending.popleft())
             self._tick(actor, on_tick)
+            ticks += 1
             while next_index in self._finished:
                 done = self._finished.pop(next_index)
                 yield done.episode
@@ -137,10 +142,10 @@ class LocalRunner:
 
     def _image_every(self, spec: EpisodeSpec) -> int:
         """Ticks between the pictures that somebody looks at; the base does when it plans."""
-        _, replan_every, _, _, every_tick, recorded_every, _ = self._settings
+        *_, every_tick, recorded_every, _ = self._settings
         if self.sees_for_itself or every_tick:
             return 1
-        return recorded_every if spec.record_images else replan_every
+        return recorded_every if spec.record_images else self._replan_every
 
     def _simplifies(self, spec: EpisodeSpec) -> bool:
         return self._settings[-1] and spec.mode != "evaluate" and not self.sees_for_itself

@@ -151,6 +151,28 @@ def test_ticks_that_run_elsewhere_run_side_by_side(late: bool) -> None:
     assert all(same(a, b) for k, (a, b) in enumerate(zip(run(set()), episodes, strict=True)) if k != 3)
 
 
+def test_all_lanes_plan_in_the_same_ticks() -> None:
+    class Uneven(PointReach):
+        def reset(self, seed: int) -> TimeStep:
+            self.max_steps = 5 + 3 * (seed % 4)
+            return super().reset(seed)
+
+    class Counting(CallablePolicy):
+        def infer(self, observations):
+            asked.append(len(observations))
+            return super().infer(observations)
+
+    policy = Counting(lambda seen: np.tile(still(seen), (4, 1)), horizon=4)
+    lengths, batches = {}, {}
+    for lanes in (1, 2):
+        asked: list[int] = []
+        runner = LocalRunner([Uneven() for _ in range(lanes)], policy, binary, 4)
+        lengths[lanes] = [len(episode) for episode in runner.run(specs(7))]
+        batches[lanes] = asked
+    assert lengths[1] == lengths[2] == [5, 8, 11, 14, 5, 8, 11]
+    assert batches == {1: 20 * [1], 2: 10 * [2]}
+
+
 @pytest.mark.parametrize(
     ("record_images", "recorded_every", "every_tick", "wanted"),
     [(False, 1, False, 4), (True, 1, False, 1), (True, 2, False, 2), (True, 2, True, 1), (False, 1, True, 1)],
