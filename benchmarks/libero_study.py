@@ -1,6 +1,6 @@
 """The paper's tables on LIBERO, for the tasks and parts that were asked for; every run goes on where it was left.
 
-    pld bench libero --suite libero_object --tasks 0 1 2 --seeds 0 --parts base specialists together
+    pld bench libero --suite libero_object --tasks 3 4 8 --seeds 0 --parts base specialists together
 
 parts:
   base         the base VLA on all tasks of the suite
@@ -324,7 +324,7 @@ def main() -> int:
         "pld bench libero", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--suite", default="libero_object", help="its preset is used, and all of its tasks evaluated")
-    parser.add_argument("--tasks", type=int, nargs="+", default=[0, 1, 2], help="numbers of those that are trained")
+    parser.add_argument("--tasks", type=int, nargs="+", default=[3, 4, 8], help="numbers of those that are trained")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=["base", "specialists", "together"])
     parser.add_argument("--minutes", type=float, default=float("inf"))

@@ -175,7 +175,7 @@ class TrainConfig:
     lanes: int = 10  # environments stepped together in one process
     replan_every: int = 1  # ticks that a chunk of the base serves before a fresh one is taken
     images_every_tick: bool = False  # of simulators that else draw only what the base looks at when it plans
-    simplified_images: bool = False  # of simulators that can draw them faster so, in all episodes but evaluations
+    simplified_images: bool = False  # of simulators that draw them faster so: in practice, where no reward looks
     from_scratch: bool = False  # make the base VLA anew instead of using the shipped checkpoint
     fresh: bool = False  # put an existing run of this name aside and start over
     wandb: bool = False  # also log to Weights & Biases (needs the package wandb)

@@ -104,7 +104,7 @@ class SimulatedEnvironment(Environment, Protocol):
     def picture_of(self, snapshot: np.ndarray) -> Mapping[str, np.ndarray]:
         """``{camera: uint8 [height, width, 3]}``, bit for bit the images of the observation at that time.
 
-        The snapshot may come from another environment of the same task, also in another process; the
+        The snapshot may come from another environment of the same task that draws alike, also in another process; the
         episode of this one is not touched.
         """
         ...

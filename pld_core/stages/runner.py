@@ -68,7 +68,7 @@ class LocalRunner:
         limits = SafetyLimits(first.action_spec, getattr(first, "workspace", None))
         self.environments = environments
         self.policy = policy
-        self._replan_every = replan_every
+        self._replan_every = min(replan_every, policy.action_horizon)
         self._settings = (
             reward,
             replan_every,

@@ -187,8 +187,21 @@ def test_simplified_pictures_look_the_same_and_change_nothing_else(pair):
             apart = np.abs(image.astype(int) - b.observation.images[name])
             assert 0 < apart.mean() < 3  # of 255
             assert (apart.max(-1) > 32).mean() < 0.05  # a change of one pixel along some edges
-    again = simplified.reset(2).observation
-    assert all(np.array_equal(image, again.images[name]) for name, image in expected[0].observation.images.items())
+    official = simplified.reset(2).observation
+    assert all(np.array_equal(image, official.images[name]) for name, image in expected[0].observation.images.items())
+
+
+def test_a_picture_for_people_is_whole_and_leaves_the_simplified_ones_as_they_are(pair):
+    plain, simplified = pair
+    simplified.simplified = True
+    try:
+        plain.reset(2)
+        before = simplified.reset(2).observation
+        assert np.array_equal(plain.render(600, 800), simplified.render(600, 800))  # larger than any before
+        after = simplified.reset(2).observation
+    finally:
+        simplified.simplified = False
+    assert all(np.array_equal(image, after.images[name]) for name, image in before.images.items())
 
 
 def test_another_environment_draws_the_same_pictures(pair):

@@ -243,6 +243,6 @@ def test_a_task_of_a_suite_has_the_preset_of_its_suite() -> None:
     assert settings.preset_for("libero_nowhere/3") == "custom"
     config = load_config("libero_object", {"task": "libero_object/3"})
     assert config.run_name == "libero_object-3-seed0"
-    assert load_config("libero_object").run_name == "libero_object-0-seed0"
+    assert load_config("libero_object").run_name == "libero_object-8-seed0"
     assert load_config("custom", {"task": "libero_goal/3"}).run_name == "libero_goal-3-seed0"
     assert load_config("peg_insertion", {"task": "libero_goal/3"}).run_name == "peg_insertion-libero_goal-3-seed0"

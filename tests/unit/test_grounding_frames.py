@@ -56,6 +56,7 @@ def test_frames_apart_are_those_of_the_same_episode_at_every_so_many_ticks() -> 
     environments = make_environments("cube_pickup", 1)
     seen: list[int] = []
     environments[0].image_every = 1  # type: ignore[attr-defined]  # as one has whose pictures are dear
+    environments[0].simplified = True  # type: ignore[attr-defined]
     try:
         all_frames = collect_grounding_frames(environments, 31, seed=1)
         apart = collect_grounding_frames(environments, 11, seed=1, every=3)
@@ -63,6 +64,7 @@ def test_frames_apart_are_those_of_the_same_episode_at_every_so_many_ticks() -> 
     finally:
         environments[0].close()
     assert seen == [3]
+    assert not environments[0].simplified  # type: ignore[attr-defined]
     np.testing.assert_array_equal(apart.labels, all_frames.labels[::3])
     np.testing.assert_array_equal(apart.images["wrist"], all_frames.images["wrist"][::3])
 

@@ -13,10 +13,12 @@ import pytest
 from pld_core.config import load_config
 from pld_core.config_rules import validate
 from pld_core.errors import ConfigError
+from pld_core.rewards import BinaryReward
 from pld_core.stages.distill import to_imitate
 from pld_core.stages.pipeline import Pipeline
 from pld_core.stages.workspace import Workspace
-from pld_core.types import BASE_TICK, RESIDUAL_TICK, ActionSpec, ObservationSpec
+from pld_core.types import BASE_TICK, RESIDUAL_TICK, ActionSpec, EpisodeSpec, ObservationSpec
+from pld_core.vla.callable_policy import CallablePolicy
 from pld_sim.point_reach import PointReach
 
 
@@ -38,6 +40,24 @@ def test_the_encoder_fits_what_there_is_to_see(
     work.runner = SimpleNamespace(runner=SimpleNamespace(environments=[PointReach(camera)]))  # type: ignore[assignment]
     work.policy = SimpleNamespace(feature_dim=feature_dim)  # type: ignore[assignment]
     assert work.encoder == chosen
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_practice_has_the_pictures_that_the_settings_ask_for(asked: bool) -> None:
+    class Simplifying(PointReach):
+        simplified = not asked
+
+    environment, base = Simplifying(), CallablePolicy(lambda seen: np.zeros(3, np.float32))
+    config = load_config("custom", {"simplified_images": asked, "lanes": 1, "reward": "binary"})
+    work = Workspace(config, SimpleNamespace(dir=Path()), None, {"task": lambda lanes: [environment]})  # type: ignore[arg-type]
+    work.policy = base  # type: ignore[assignment]
+    try:
+        for runner in (work.runner, work.runner.with_policy(base), work.runner.with_reward(BinaryReward)):
+            environment.simplified = not asked
+            list(runner.run([EpisodeSpec("point_reach", 0, "learn", record_images=False)]))
+            assert environment.simplified == asked
+    finally:
+        work.runner.close()
 
 
 def test_a_base_checkpoint_that_is_not_there(tmp_path):

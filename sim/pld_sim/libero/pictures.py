@@ -66,10 +66,14 @@ class Pictures:
         return images
 
     def large(self, data: mujoco.MjData, height: int, width: int) -> np.ndarray:
-        """The agent's view, uint8 [height, width, 3]."""
+        """The agent's view, uint8 [height, width, 3]; never simplified."""
         context = self._context
-        context.update_offscreen_size(max(width, context.con.offWidth), max(height, context.con.offHeight))
-        return self._draw(data, self._cameras["agentview"], height, width, self._order.reflections)
+        self._meshes.simplify(False)  # a larger buffer is a new context, and that has whole meshes
+        try:
+            context.update_offscreen_size(max(width, context.con.offWidth), max(height, context.con.offHeight))
+            return self._draw(data, self._cameras["agentview"], height, width, self._order.reflections)
+        finally:
+            self._meshes.simplify(self._simplified)
 
     def _draw(self, data: mujoco.MjData, camera: int, height: int, width: int, mirrored: bool) -> np.ndarray:
         context = self._context
