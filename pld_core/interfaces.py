@@ -61,6 +61,13 @@ def begin_step(environment: Environment, action: np.ndarray) -> Callable[[], Tim
     return begin(action) if begin else partial(environment.step, action)
 
 
+def set_pictures(environment: Environment, image_every: int, simplified: bool = False) -> None:
+    """How often and how truly pictures are drawn from the next reset on, by environments that leave it open."""
+    for name, value in (("image_every", image_every), ("simplified", simplified)):
+        if hasattr(environment, name):
+            setattr(environment, name, value)
+
+
 @runtime_checkable
 class Oracle(Protocol):
     """A scripted expert with privileged state, bound to one environment."""

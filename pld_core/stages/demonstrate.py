@@ -10,7 +10,7 @@ import numpy as np
 
 from pld_core.data.episode_store import EpisodeStore
 from pld_core.errors import StageError
-from pld_core.interfaces import SimulatedEnvironment
+from pld_core.interfaces import SimulatedEnvironment, set_pictures
 from pld_core.stages.seeds import training_seeds
 from pld_core.types import EXPERT_TICK, Episode, EpisodeSpec, TimeStep
 from pld_core.vla.frames import push_scale
@@ -64,10 +64,7 @@ def demonstrations(
 
 def _episode(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | None) -> Episode:
     rng = np.random.default_rng(seed)
-    if hasattr(environment, "image_every"):  # a picture of every tick is what a demonstration is for
-        environment.image_every = 1  # type: ignore[attr-defined]
-    if hasattr(environment, "simplified"):
-        environment.simplified = False  # type: ignore[attr-defined]
+    set_pictures(environment, image_every=1)  # a picture of every tick is what a demonstration is for
     step, oracle = environment.reset(seed), environment.oracle()
     oracle.reset()
     steps, clean, executed = [step], [], []

@@ -13,7 +13,7 @@ import numpy as np
 
 from pld_core.control import ResidualController, SafetyLimits, Tick
 from pld_core.errors import ContractError, NonFiniteError
-from pld_core.interfaces import BasePolicy, Environment, ResidualActor, RewardModel, begin_step
+from pld_core.interfaces import BasePolicy, Environment, ResidualActor, RewardModel, begin_step, set_pictures
 from pld_core.stages.recorder import EpisodeRecorder, blank_row
 from pld_core.types import Episode, EpisodeSpec, TimeStep
 
@@ -69,15 +69,8 @@ class LocalRunner:
         self.environments = environments
         self.policy = policy
         self._replan_every = min(replan_every, policy.action_horizon)
-        self._settings = (
-            reward,
-            replan_every,
-            residual,
-            features,
-            images_every_tick,
-            recorded_every,
-            simplified_images,
-        )
+        self._pictures = images_every_tick, recorded_every, simplified_images
+        self._settings = (reward, replan_every, residual, features, *self._pictures)
         self._rewards = [reward() for _ in environments]
         self.sees_for_itself = sees_for_itself(self._rewards[0])
         self._controller = ResidualController(
@@ -131,10 +124,7 @@ class LocalRunner:
         self._rewards[lane].reset()
         if hasattr(environment, "stop_at_success"):
             environment.stop_at_success = not self.sees_for_itself  # type: ignore[attr-defined]
-        if hasattr(environment, "image_every"):
-            environment.image_every = self._image_every(spec)  # type: ignore[attr-defined]
-        if hasattr(environment, "simplified"):
-            environment.simplified = self._simplifies(spec)  # type: ignore[attr-defined]
+        set_pictures(environment, self._image_every(spec), self._simplifies(spec))
         try:
             self._active[lane] = _Running(index, recorder, environment.reset(spec.seed))
         except ContractError as fault:
@@ -142,13 +132,14 @@ class LocalRunner:
 
     def _image_every(self, spec: EpisodeSpec) -> int:
         """Ticks between the pictures that somebody looks at; the base does when it plans."""
-        *_, every_tick, recorded_every, _ = self._settings
+        every_tick, recorded_every, _ = self._pictures
         if self.sees_for_itself or every_tick:
             return 1
         return recorded_every if spec.record_images else self._replan_every
 
     def _simplifies(self, spec: EpisodeSpec) -> bool:
-        return self._settings[-1] and spec.mode != "evaluate" and not self.sees_for_itself
+        *_, simplified_images = self._pictures
+        return simplified_images and spec.mode != "evaluate" and not self.sees_for_itself
 
     def _tick(self, actor: ResidualActor | None, on_tick: OnTick | None) -> None:
         if self._stopping.is_set():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pld_core.errors import ContractError
-from pld_core.interfaces import SimulatedEnvironment, begin_step
+from pld_core.interfaces import SimulatedEnvironment, begin_step, set_pictures
 from pld_core.storage import open_archive, write_atomic
 from pld_core.types import ActionSpec, Observation, TimeStep
 from pld_core.vla.model import GROUNDING_DIM
@@ -130,10 +130,7 @@ class _Driver:
         self._environment, self._every = environment, every
         self._oracle = environment.oracle()
         spec = environment.action_spec
-        if hasattr(environment, "image_every"):
-            environment.image_every = every  # type: ignore[attr-defined]
-        if hasattr(environment, "simplified"):
-            environment.simplified = False  # type: ignore[attr-defined]
+        set_pictures(environment, every)
         self._push_scale = push_scale(spec)
         self._moves = [k for k in range(spec.dim) if k != spec.gripper]  # the gripper keeps what it holds
         self._rng = rng

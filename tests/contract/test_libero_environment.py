@@ -185,6 +185,7 @@ def test_simplified_pictures_look_the_same_and_change_nothing_else(pair):
         assert np.array_equal(a.observation.proprio, b.observation.proprio)
         for name, image in a.observation.images.items():
             apart = np.abs(image.astype(int) - b.observation.images[name])
+            print(f"measured: simplified {name}: {apart.mean():.2f} of 255 apart in the mean")
             assert 0 < apart.mean() < 3  # of 255
             assert (apart.max(-1) > 32).mean() < 0.05  # a change of one pixel along some edges
     official = simplified.reset(2).observation
