@@ -12,8 +12,9 @@ parts:
 Success is over the official initial states, those that training starts from as well. All that was found so far is in
 <out>/libero.json and libero.md, learning curves are in curves-<task>.png. --minutes N begins nothing new after N
 minutes. --settings takes dotted settings over the suite's preset: base.checkpoint=PATH learn.steps=80000. Other
-settings, tasks or seeds want another --out. A run that fails is named and the others go on; exit status 1 then.
-The last line is JSON.
+settings, tasks or seeds want another --out; baselines may have a smaller budget than the specialists were given and
+did not need (--parts baselines --settings learn.steps=40000). A run that fails is named and the others go on; exit
+status 1 then. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Study:
                 for algorithm, differing in BASELINES.items():
                     run = self.run_of(task, seed)
                     if _is_done(run, "harvest"):
-                        settings = {"learn.algorithm": algorithm, **differing}
+                        settings = {**self.settings, "learn.algorithm": algorithm, **differing}
                         config = variant(run, self.run_of(task, seed, algorithm).name, settings)
                         self._run("learn", config, run, LEARNT[:2])
 
@@ -232,17 +233,19 @@ class Study:
         ]
 
     def _curves(self) -> dict[str, Any]:
-        """Per task and method: success at the budget's end and steps to 95 %, one per seed that has begun."""
+        """Per task and method: success at the end of the smallest budget and steps to 95 %, one per seed that has
+        begun."""
         found = {}
         for task in self.tasks:
-            curves = {}
+            curves, budgets = {}, []
             for name in ("pld", *BASELINES):
                 runs = [self.run_of(task, seed, "" if name == "pld" else name) for seed in self.seeds]
-                if begun := [points for run in runs if len((points := curve(run))[0])]:
-                    curves[name] = begun
+                if begun := {run: points for run in runs if len((points := curve(run))[0])}:
+                    curves[name] = list(begun.values())
+                    budgets += [read_config(run).learn.steps for run in begun]
             if curves:
-                draw(curves, self.config.learn.steps, self.out / f"curves-{_slug(task)}.png")
-                found[task] = table(curves, self.config.learn.steps)
+                draw(curves, min(budgets), self.out / f"curves-{_slug(task)}.png")
+                found[task] = {"budget": min(budgets), "methods": table(curves, min(budgets))}
         return found
 
 
@@ -280,10 +283,10 @@ def _markdown(found: Mapping[str, Any]) -> Iterator[str]:
         for seen, label in ((True, "all trained"), (False, "all others")):
             yield f"| {label} | | {' | '.join(_mean(rows, name, seen) for name in policies)} |"
         yield ""
-    for task, methods in found["curves"].items():
-        yield f"{task}: success at the end of the budget, best, steps to 95 % (one number per seed)\n"
+    for task, curves in found["curves"].items():
+        yield f"{task}: success at the end of {curves['budget']:,} steps, best, steps to 95 % (one number per seed)\n"
         yield "| method | at the end | best | steps to 95 % |\n|---|---|---|---|"
-        for name, row in methods.items():
+        for name, row in curves["methods"].items():
             yield f"| {name} | {row['final']} | {row['best']} | {row['steps_to_95']} |"
         yield ""
 
