@@ -17,28 +17,9 @@ from typing import Any
 import numpy as np
 
 from pld_core.errors import ContractError
-from pld_core.stages.demonstrate import BurstNoise
-from pld_sim.libero import LiberoEnvironment, make_environments
+from pld_core.stages.demonstrate import BurstNoise, demonstration
+from pld_sim.libero import make_environments
 from pld_sim.libero.suites import SUITES
-
-
-def episode(environment: LiberoEnvironment, seed: int, noise: BurstNoise | None) -> int | None:
-    """Ticks until success, or None."""
-    rng = np.random.default_rng(seed)
-    step, oracle = environment.reset(seed), environment.oracle()
-    oracle.reset()
-    ticks = remaining = 0
-    burst = np.zeros(environment.action_spec.dim, np.float32)
-    while not step.last:
-        command = oracle.act()
-        if noise is not None and remaining == 0 and rng.random() < noise.probability:
-            remaining = 1 + rng.poisson(noise.ticks - 1)
-            burst = rng.normal(0.0, noise.scale, len(command)).astype(np.float32)
-            burst[environment.action_spec.gripper] = 0.0
-        step = environment.step(np.clip(command + burst, -1, 1) if remaining else command)
-        remaining = max(0, remaining - 1)
-        ticks += 1
-    return ticks if step.success else None
 
 
 def measure(task: str, states: int, noise: BurstNoise | None) -> dict[str, Any]:
@@ -46,12 +27,12 @@ def measure(task: str, states: int, noise: BurstNoise | None) -> dict[str, Any]:
     (environment,) = make_environments(task)
     environment.renders_cameras = False
     try:
-        lengths = {seed: episode(environment, seed, noise) for seed in range(states)}
+        episodes = [demonstration(environment, seed, noise) for seed in range(states)]
     except ContractError as error:
         return {"task": task, "instruction": environment.instruction, "not_covered": str(error)}
     finally:
         environment.close()
-    good = [length for length in lengths.values() if length is not None]
+    good = [len(episode) for episode in episodes if episode.success]
     return {
         "task": task,
         "instruction": environment.instruction,
@@ -59,7 +40,7 @@ def measure(task: str, states: int, noise: BurstNoise | None) -> dict[str, Any]:
         "states": states,
         "mean_ticks": round(float(np.mean(good)), 1) if good else None,
         "longest": max(good, default=None),
-        "failed": [seed for seed, length in lengths.items() if length is None],
+        "failed": [seed for seed, episode in enumerate(episodes) if not episode.success],
     }
 
 

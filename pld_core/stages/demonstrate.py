@@ -59,10 +59,11 @@ def demonstrations(
 ) -> Iterator[tuple[int, Episode]]:
     """Endless ``(attempt, episode)`` of any outcome, from attempt ``first`` on; attempt k always has the k-th seed."""
     for attempt, seed in enumerate(islice(training_seeds("demonstrate", run_seed), first, None), start=first):
-        yield attempt, _episode(environment, seed, noise)
+        yield attempt, demonstration(environment, seed, noise)
 
 
-def _episode(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | None) -> Episode:
+def demonstration(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | None) -> Episode:
+    """An episode of any outcome from ``reset(seed)``; ``noise`` pushes the expert off its path."""
     rng = np.random.default_rng(seed)
     set_pictures(environment, image_every=1)  # a picture of every tick is what a demonstration is for
     step, oracle = environment.reset(seed), environment.oracle()
