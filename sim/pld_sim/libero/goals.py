@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import mujoco
 import numpy as np
 
 from pld_core.errors import ContractError
+from pld_sim.libero.fixtures import Open, TurnOn
 from pld_sim.libero.scene import Scene
 from pld_sim.libero.skills import PickPlace, Skill
 
@@ -22,8 +24,15 @@ def plan_of(scene: Scene) -> list[Skill]:
 def _skills(scene: Scene, goal: list[str]) -> list[Skill]:
     predicate, *names = goal
     fulfilled = _judge(scene, goal)
-    if predicate in ("in", "on") and not _shut(scene, names[1]):
-        return [_pick_place(scene, predicate, names[0], names[1], fulfilled)]
+    if predicate in ("in", "on"):
+        shut = _shut(scene, names[1])
+        opening = _open(scene, names[1]) if shut else []
+        if opening or not shut:
+            return [*opening, _pick_place(scene, predicate, names[0], names[1], fulfilled)]
+    if predicate == "open" and (opening := _open(scene, names[0])):
+        return opening
+    if predicate == "turnon":
+        return [TurnOn(scene, joint, fulfilled) for joint in scene.domain.get_object(names[0]).joints]
     raise ContractError(f"This task has no scripted expert: no skill fulfils the goal {' '.join(goal)!r} from here.")
 
 
@@ -31,6 +40,19 @@ def _shut(scene: Scene, target: str) -> bool:
     """Whether the target is a drawer or the like that would have to be opened first."""
     site = scene.domain.object_sites_dict.get(target)
     return bool(site is not None and site.joints) and not scene.domain.object_states_dict[target].is_open()
+
+
+def _open(scene: Scene, region: str) -> list[Skill]:
+    """How a drawer is opened; nothing where the region is behind a door or has none."""
+    site = scene.domain.object_sites_dict.get(region)
+    slides = [j for j in site.joints if scene.model.joint(j).type[0] == mujoco.mjtJoint.mjJNT_SLIDE] if site else []
+    return [Open(scene, joint, _outwards(scene, site.parent_name), _judge(scene, ["open", region])) for joint in slides]
+
+
+def _outwards(scene: Scene, owner: str) -> float:
+    """The sign of a drawer's joint when it is open."""
+    articulation = scene.domain.get_object(owner).object_properties["articulation"]
+    return float(np.sign(np.mean(articulation["default_open_ranges"])))
 
 
 def _judge(scene: Scene, goal: list[str]) -> Callable[[], bool]:

@@ -27,11 +27,18 @@ RIMS = {"akita_black_bowl": Rim(0.047, 0.030), "white_bowl": Rim(0.047, 0.030), 
 """By category; everything else is grasped across a side."""
 
 STRETCHED_M = 0.68  # from the arm's base sideways; the elbow comes to its stop near 0.78, and stays there
+FOLDED_M = 0.45  # ... and to the other one near 0.3
 AROUND = np.linspace(-np.pi, np.pi, 16, endpoint=False)  # directions in which a vessel's wall may be taken
 SHIFTS = np.array([0.0, 0.012, 0.024])  # of the tool point towards the middle, where there is no room outside
 ASIDE, TWISTS = np.array([0.0, -0.015, 0.015]), np.array([0.0, -0.35, 0.35, -0.7, 0.7])  # across: [m], [rad]
-# What the open hand occupies besides the object: (along the fingers' axis, across it, up) from the tool point.
-PALM = [[r, side, PALM_M + 0.007] for r in (-0.10, -0.05, 0.0, 0.05, 0.10) for side in (-0.03, 0.03)]
+# What the open hand occupies besides the object, and passes on its way down: (along the fingers' axis, across it, up)
+# from the tool point.
+PALM = [
+    [r, side, PALM_M + up]
+    for r in np.linspace(-0.10, 0.10, 11)
+    for side in (-0.03, 0.0, 0.03)
+    for up in (0.007, 0.07, 0.13, 0.19)
+]
 FINGER = [[r, side, up] for r in (0.043, 0.058) for side in (-0.01, 0.01) for up in (-TIP_M + 0.005, 0.02, 0.05)]
 OCCUPIED_OUTSIDE = np.array(FINGER + PALM)
 OCCUPIED_ACROSS = np.array(FINGER + [[-r, side, up] for r, side, up in FINGER] + PALM)
@@ -98,8 +105,8 @@ def _at_rim(scene: Scene, name: str, rim: Rim, place: np.ndarray, kept: tuple[in
     points = origin + rim.height * up + (rim.radius - SHIFTS[:, None, None]) * outwards
     effort = 0.003 * np.abs(turns) + 0.0005 * (np.abs(AROUND) > 1.0) + 0.2 * SHIFTS[:, None]
     for ends in (points, points - origin + place):
-        stretched = np.linalg.norm((ends - scene.base)[..., :2], axis=2) - STRETCHED_M
-        effort = effort + 0.3 * stretched.clip(min=0.0)
+        reach = np.linalg.norm((ends - scene.base)[..., :2], axis=2)
+        effort = effort + 0.3 * ((reach - STRETCHED_M).clip(min=0.0) + (FOLDED_M - reach).clip(min=0.0))
     spot = _roomiest(scene, scene.geoms(scene.body(name)), points, frames, OCCUPIED_OUTSIDE, effort, kept)
     return Grasp(points[spot], leaning(up) @ facing_down(turns[spot[1]]), spot)
 
@@ -113,15 +120,15 @@ def _roomiest(
     occupied: points of the open hand [n, 3], along those axes; effort [s, a]; kept: see ``grasp_of``.
     """
 
-    def blocked(chosen: np.ndarray, axes: np.ndarray, margin: float) -> np.ndarray:
+    def blocked(chosen: np.ndarray, axes: np.ndarray, margin: float) -> np.ndarray:  # how many of them
         there = chosen[:, :, None] + (occupied @ axes)[None]
         hit = scene.within(there.reshape(-1, 3), chosen.reshape(-1, 3)[0], own, margin)
-        return hit.reshape(there.shape[:3]).mean(axis=2)
+        return hit.reshape(there.shape[:3]).sum(axis=2)
 
     if kept is not None and kept[0] < points.shape[0] and kept[1] < points.shape[1]:  # a vessel may have toppled
         row, column = kept
-        if blocked(points[row, column][None, None], frames[column, None], -0.003)[0, 0] == 0.0:
+        if blocked(points[row, column][None, None], frames[column, None], -0.003)[0, 0] == 0:
             return kept
-    worst = 0.5 * blocked(points, frames, 0.004) + effort
+    worst = 0.03 * blocked(points, frames, 0.004) + effort
     row, column = np.unravel_index(worst.argmin(), worst.shape)
     return int(row), int(column)

@@ -11,12 +11,10 @@ from pld_sim.libero.grasps import TIP_M, Grasp, grasp_of
 from pld_sim.libero.motion import (
     CLOSED,
     OPEN,
-    TRANSLATION_M,
     arch,
     facing_down,
     pack,
     rotation_error,
-    saturate,
     smoothstep,
     turning,
     vertical,
@@ -117,18 +115,22 @@ class PickPlace:
         move = arch(error, clearance)
         if there or landed:
             return pack(np.zeros(3), turning(scene.hand, hand), OPEN)
-        if self._covered(0.5 * size):  # out from under it first
-            move = np.array([*saturate(error[:2] / TRANSLATION_M, OUT_SPEED), RISE_SPEED])
+        if (way_out := self._way_out(0.5 * size)) is not None:
+            move = np.array([*OUT_SPEED * way_out, RISE_SPEED])
         return pack(move, turning(scene.hand, hand), CLOSED)
 
-    def _covered(self, radius: float) -> bool:
-        """Whether something juts out over the object's edge, like a cabinet over its drawer."""
+    def _way_out(self, radius: float) -> np.ndarray | None:
+        """Unit vector [2] out from under what juts out over the object's edge, as cabinets do over drawers; or None."""
         scene = self._scene
         position, top = scene.position(self._name), scene.span(self._geoms, np.array([0.0, 0.0, 1.0]))[1]
-        edge = [[radius * np.cos(a), radius * np.sin(a), 0.0] for a in np.arange(0.0, 2.0 * np.pi, np.pi / 8)]
-        above = [[0.0, 0.0, top - position[2] + h] for h in (0.004, 0.012, 0.020, 0.030)]
-        points = position + (np.array(edge)[:, None] + np.array(above)).reshape(-1, 3)
-        return bool(scene.within(points, position, self._geoms, 0.002).any())
+        edge = np.array([[radius * np.cos(a), radius * np.sin(a), 0.0] for a in np.arange(0.0, 2.0 * np.pi, np.pi / 8)])
+        above = np.array([[0.0, 0.0, top - position[2] + h] for h in (0.004, 0.012, 0.020, 0.030)])
+        points = position + (edge[:, None] + above).reshape(-1, 3)
+        covered = scene.within(points, position, self._geoms, 0.002).reshape(len(edge), len(above)).any(axis=1)
+        if not covered.any():
+            return None
+        away = -edge[covered].mean(axis=0)[:2]
+        return away / max(float(np.linalg.norm(away)), 1e-6)
 
 
 def withdraw(scene: Scene, upto: float) -> np.ndarray:
