@@ -55,28 +55,35 @@ def table(curves: Mapping[str, Sequence[Curve]], budget: int) -> dict[str, Any]:
     return {
         name: {
             "final": [None if np.isnan(v := on_grid(c, np.array([budget]))[0]) else float(v) for c in runs],
-            "best": [float(c[1].max()) for c in runs],
-            "steps_to_95": [steps_to(SOLVED, c) for c in runs],
+            "best": [float(c[1].max()) for c in within],
+            "steps_to_95": [steps_to(SOLVED, c) for c in within],
         }
         for name, runs in curves.items()
+        for within in [[(c[0][c[0] <= budget], c[1][c[0] <= budget]) for c in runs]]
     }
 
 
-def draw(curves: Mapping[str, Sequence[Curve]], budget: int, path: Path) -> None:
+def draw(panels: Mapping[str, Mapping[str, Sequence[Curve]]], budgets: Mapping[str, int], path: Path) -> None:
+    """One panel per title; curves and budget (environment steps) of each."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    grid = np.linspace(0, budget, 101)
-    for name, runs in curves.items():
-        values = np.stack([on_grid(c, grid) for c in runs])
-        (line,) = axes.plot(grid, values.mean(0), label=f"{name} ({len(runs)})")  # NaN ends the line
-        axes.fill_between(grid, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.set(xlabel="environment steps", ylabel="validation success", ylim=(0, 1.02), xlim=(0, budget))
-    axes.grid(alpha=0.3)
-    axes.legend(title="mean, lowest and highest of (n) seeds", frameon=False)
+    size = (1 + 6 * len(panels), 4)
+    figure, row = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False, sharey=True)
+    for axes, (title, curves) in zip(row[0], panels.items(), strict=True):
+        grid = np.linspace(0, budgets[title], 101)
+        for name, runs in curves.items():
+            values = np.stack([on_grid(c, grid) for c in runs])
+            (line,) = axes.plot(grid, values.mean(0), label=f"{name} ({len(runs)})")  # NaN ends the line
+            axes.fill_between(grid, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
+        axes.set(title=title, xlabel="environment steps", ylim=(-0.03, 1.03), xlim=(0, budgets[title]))
+        axes.grid(alpha=0.3)
+    row[0][0].set(ylabel="validation success")
+    lines = {line.get_label(): line for axes in row[0] for line in axes.get_lines()}
+    note = "mean, lowest and highest of (n) seeds"
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", title=note, frameon=False, ncols=len(lines))
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -94,7 +101,7 @@ def main() -> None:
             curves[Path(read_config(run).preset).stem].append(points)
     result = table(curves, args.budget)
     write_json(STORED, result)
-    draw(curves, args.budget, args.png)
+    draw({"": curves}, {"": args.budget}, args.png)
     if not args.json:
         for name, row in result.items():
             print(f"{name:14} success at {args.budget}: {row['final']}, steps to 95 %: {row['steps_to_95']}")

@@ -5,16 +5,16 @@
 parts:
   base         the base VLA on all tasks of the suite
   specialists  PLD on each task: base, specialist and VLA* of that task (ordinary runs: report, curves, resume)
-  baselines    RLPD, WSRL and residual SAC from scratch on the same harvest and budget; needs specialists
+  baselines    RLPD, WSRL and residual SAC from scratch on the same harvest; needs specialists
   together     one VLA* from the probes of all trained tasks, on those (seen) and on the suite's others (unseen)
   sources      the same from oracle demonstrations and from the base's own successes
   few_shot     the same from the first 5, 20 and 50 probes of each task
 Success is over the official initial states, those that training starts from as well. All that was found so far is in
-<out>/libero.json and libero.md, learning curves are in curves-<task>.png. --minutes N begins nothing new after N
-minutes. --settings takes dotted settings over the suite's preset: base.checkpoint=PATH learn.steps=80000. Other
-settings, tasks or seeds want another --out; baselines may have a smaller budget than the specialists were given and
-did not need (--parts baselines --settings learn.steps=40000). A run that fails is named and the others go on; exit
-status 1 then. The last line is JSON.
+<out>/libero.json and libero.md, learning curves are in curves.png. --minutes N begins nothing new after N minutes.
+--settings takes dotted settings over the suite's preset: base.checkpoint=PATH learn.steps=80000. Other settings, tasks
+or seeds want another --out; baselines may have a smaller budget than the specialists were given and did not need
+(--parts baselines --settings learn.steps=40000; curves are compared up to it). A run that fails is named and the
+others go on; exit status 1 then. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -103,12 +103,13 @@ class Study:
                 self._run("train", load_config(self.preset, {**self.settings, **own}))
 
     def baselines(self) -> None:
+        learning = {key: value for key, value in self.settings.items() if key.startswith("learn.")}
         for seed in self.seeds:
             for task in self.tasks:
                 for algorithm, differing in BASELINES.items():
                     run = self.run_of(task, seed)
                     if _is_done(run, "harvest"):
-                        settings = {**self.settings, "learn.algorithm": algorithm, **differing}
+                        settings = {**learning, "learn.algorithm": algorithm, **differing}
                         config = variant(run, self.run_of(task, seed, algorithm).name, settings)
                         self._run("learn", config, run, LEARNT[:2])
 
@@ -235,18 +236,18 @@ class Study:
     def _curves(self) -> dict[str, Any]:
         """Per task and method: success at the end of the smallest budget and steps to 95 %, one per seed that has
         begun."""
-        found = {}
+        panels, budgets = {}, {}
         for task in self.tasks:
-            curves, budgets = {}, []
-            for name in ("pld", *BASELINES):
-                runs = [self.run_of(task, seed, "" if name == "pld" else name) for seed in self.seeds]
-                if begun := {run: points for run in runs if len((points := curve(run))[0])}:
-                    curves[name] = list(begun.values())
-                    budgets += [read_config(run).learn.steps for run in begun]
-            if curves:
-                draw(curves, min(budgets), self.out / f"curves-{_slug(task)}.png")
-                found[task] = {"budget": min(budgets), "methods": table(curves, min(budgets))}
-        return found
+            names = {"pld": "", **{name: name for name in BASELINES}}
+            runs = {name: [self.run_of(task, seed, names[name]) for seed in self.seeds] for name in names}
+            begun = {run: points for each in runs.values() for run in each if len((points := curve(run))[0])}
+            if begun:
+                curves = {name: [begun[run] for run in each if run in begun] for name, each in runs.items()}
+                panels[task] = {name: each for name, each in curves.items() if each}
+                budgets[task] = min(read_config(run).learn.steps for run in begun)
+        if panels:
+            draw(panels, budgets, self.out / "curves.png")
+        return {task: {"budget": budgets[task], "methods": table(panels[task], budgets[task])} for task in panels}
 
 
 def _distilled(run: Path) -> Path:

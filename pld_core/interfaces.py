@@ -62,7 +62,8 @@ def begin_step(environment: Environment, action: np.ndarray) -> Callable[[], Tim
 
 
 def set_pictures(environment: Environment, image_every: int, simplified: bool = False) -> None:
-    """How often and how truly pictures are drawn from the next reset on, by environments that leave it open."""
+    """How often pictures are drawn, from now on, and how truly, from the next reset on; for environments that leave it
+    open."""
     for name, value in (("image_every", image_every), ("simplified", simplified)):
         if hasattr(environment, name):
             setattr(environment, name, value)

@@ -16,8 +16,8 @@ from pld_sim.libero.motion import (
     leaning,
     pack,
     rotation_error,
-    saturate,
     smoothstep,
+    straight,
     turning,
 )
 from pld_sim.libero.scene import FINGER_OPEN, Scene
@@ -26,14 +26,17 @@ UP = np.array([0.0, 0.0, 1.0])
 BACK_OFF = 0.07  # [m] in front of a handle, where the hand turns before it comes and after it has let go
 CLOSE_WITHIN, KEEP_WITHIN = 0.010, 0.030  # [m] of a handle, the fingers close, and go on closing
 PULL, TWIST = 0.5, 0.25  # speeds in units of action
+APPROACH = 0.6  # ... towards a handle
+SHUT = 0.003  # [m] between the fingers: they hold nothing and have to open again
 LEVEL = 0.5  # cosine between the fingers and the vertical, below which a hand may still be around a handle
-HOVER, DEEP = 0.06, 0.022  # [m] above a knob's ridge, the hand turns; below its top, the fingertips reach
+HOVER, DEEP = 0.06, 0.022  # [m] above where a knob is held, the hand turns; below its ridge's top, fingertips reach
 LEAN_RAD = 0.5  # of a hand at a knob, fingertips towards the arm: upright, the arm would have to fold too far
 
 
 class Open:
     """Pulls a drawer open by its bar, with a level hand that has room between the bars above and below.
 
+    It comes in a straight line: what stands before the drawer is pushed aside. Its target is the bar throughout.
     joint: the drawer's slide; outwards: +1 where opening raises its value, else -1; fulfilled: whether it is open.
     """
 
@@ -62,7 +65,7 @@ class Open:
         if _closes(scene, error, ready):
             return pack(np.zeros(3), np.zeros(3), CLOSED)
         move = error - (1.0 - ready) * BACK_OFF * fingers
-        return pack(saturate(1.2 * move / TRANSLATION_M, 0.6), turning(scene.hand, hand), OPEN)
+        return pack(straight(move, APPROACH), turning(scene.hand, hand), OPEN)
 
     def _way(self) -> np.ndarray:
         """Unit vector [3] along which the drawer opens."""
@@ -130,5 +133,5 @@ def _away(scene: Scene, point: np.ndarray) -> np.ndarray:
 def _closes(scene: Scene, error: np.ndarray, ready: float) -> bool:
     """Whether the fingers close now: there and open, or on their way."""
     reach, opened = float(np.linalg.norm(error)), scene.opening > FINGER_OPEN - 0.012
-    closing = reach < KEEP_WITHIN and not opened and scene.opening_speed < 0.01
+    closing = reach < KEEP_WITHIN and not opened and scene.opening_speed < 0.01 and scene.opening > SHUT
     return closing or (opened and reach < CLOSE_WITHIN and ready > 0.5)

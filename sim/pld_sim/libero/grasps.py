@@ -46,7 +46,7 @@ OCCUPIED_ACROSS = np.array(FINGER + [[-r, side, up] for r, side, up in FINGER] +
 
 @dataclass(frozen=True)
 class Grasp:
-    """Tool point [3] and rotation of the hand [3, 3] in the world; which of a vessel's spots it is."""
+    """Tool point [3] and rotation of the hand [3, 3] in the world; which of the spots that were compared it is."""
 
     point: np.ndarray
     hand: np.ndarray

@@ -12,7 +12,8 @@ from pld_sim.libero.skills import RETREAT, withdraw
 
 
 class ScriptedExpert:
-    """Acts by a plan of skills read from the task's goal. The action depends on the present state alone.
+    """Acts by a plan of skills read from the task's goal. The action depends on the present state
+    and on the spot that was chosen to grasp an object by.
 
     Raises ContractError, on construction, where the goal needs a skill that there is none for.
     """

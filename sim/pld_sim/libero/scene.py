@@ -103,10 +103,6 @@ class Scene:
         first, second = pairs[:, 0], pairs[:, 1]
         return bool(((one[first] & other[second]) | (other[first] & one[second])).any())
 
-    def joint(self, name: str) -> float:
-        """Position of a hinge [rad] or slide [m]."""
-        return float(self.data.qpos[self.model.joint(name).qposadr[0]])
-
     # ---- obstacles
 
     def highest(self, start: np.ndarray, end: np.ndarray, radius: float, ignored: Iterable[np.ndarray] = ()) -> float:
@@ -128,7 +124,7 @@ class Scene:
     def within(self, points: np.ndarray, near: np.ndarray, ignored: np.ndarray, margin: float) -> np.ndarray:
         """Whether points [N, 3] lie within any of the shapes around ``near`` [3], grown by ``margin``; bool [N]."""
         reach = np.linalg.norm(self.data.geom_xpos - near, axis=1) - np.linalg.norm(self.model.geom_aabb[:, 3:], axis=1)
-        geoms = self._solid & ~ignored & (reach < 0.2)
+        geoms = self._solid & ~ignored & (reach < np.linalg.norm(points - near, axis=1).max() + margin)
         centre, half = self._boxes(geoms)
         offset = np.abs((points - centre[:, None]) @ self.data.geom_xmat[geoms].reshape(-1, 3, 3))  # [g, N, 3]
         return (offset < half[:, None] + margin).all(axis=2).any(axis=0)

@@ -62,7 +62,7 @@ class PickPlace:
         support: np.ndarray,
     ) -> None:
         self._scene, self._name, self._place, self._fulfilled = scene, name, place, fulfilled
-        self._spot: tuple[int, int] | None = None  # of a vessel's wall; all that is remembered
+        self._spot: tuple[int, int] | None = None  # of the grasp; all that is remembered
         self._geoms, self._support = scene.geoms(scene.body(name)), support
 
     def done(self) -> bool:
@@ -115,12 +115,14 @@ class PickPlace:
         move = arch(error, clearance)
         if there or landed:
             return pack(np.zeros(3), turning(scene.hand, hand), OPEN)
-        if (way_out := self._way_out(0.5 * size)) is not None:
-            move = np.array([*OUT_SPEED * way_out, RISE_SPEED])
+        if (away := self._covered_from(0.5 * size)) is not None:  # out from under it first
+            out = away if away.any() else error[:2]
+            move = np.array([*OUT_SPEED * out / np.linalg.norm(out), RISE_SPEED])
         return pack(move, turning(scene.hand, hand), CLOSED)
 
-    def _way_out(self, radius: float) -> np.ndarray | None:
-        """Unit vector [2] out from under what juts out over the object's edge, as cabinets do over drawers; or None."""
+    def _covered_from(self, radius: float) -> np.ndarray | None:
+        """Away [2] from what juts out over the object's edge, like a cabinet over its drawer; zero where that is all
+        around, None where nothing does."""
         scene = self._scene
         position, top = scene.position(self._name), scene.span(self._geoms, np.array([0.0, 0.0, 1.0]))[1]
         edge = np.array([[radius * np.cos(a), radius * np.sin(a), 0.0] for a in np.arange(0.0, 2.0 * np.pi, np.pi / 8)])
@@ -129,8 +131,7 @@ class PickPlace:
         covered = scene.within(points, position, self._geoms, 0.002).reshape(len(edge), len(above)).any(axis=1)
         if not covered.any():
             return None
-        away = -edge[covered].mean(axis=0)[:2]
-        return away / max(float(np.linalg.norm(away)), 1e-6)
+        return -edge[covered].mean(axis=0)[:2].round(6)
 
 
 def withdraw(scene: Scene, upto: float) -> np.ndarray:
