@@ -51,16 +51,17 @@ def on_grid(points: Curve, grid: np.ndarray, target: float = 1.0) -> np.ndarray:
 
 
 def table(curves: Mapping[str, Sequence[Curve]], budget: int) -> dict[str, Any]:
-    """Per preset: success at the end of the budget (None: the run ended before) and steps to 95 %, one per seed."""
-    return {
-        name: {
+    """Per preset, one entry per seed: success at the end of the budget (None: the run ended before), the best until
+    then (None: nothing was validated) and steps to 95 %."""
+    found = {}
+    for name, runs in curves.items():
+        within = [(steps[steps <= budget], success[steps <= budget]) for steps, success in runs]
+        found[name] = {
             "final": [None if np.isnan(v := on_grid(c, np.array([budget]))[0]) else float(v) for c in runs],
-            "best": [float(c[1].max()) for c in within],
+            "best": [max(map(float, success), default=None) for _, success in within],
             "steps_to_95": [steps_to(SOLVED, c) for c in within],
         }
-        for name, runs in curves.items()
-        for within in [[(c[0][c[0] <= budget], c[1][c[0] <= budget]) for c in runs]]
-    }
+    return found
 
 
 def draw(panels: Mapping[str, Mapping[str, Sequence[Curve]]], budgets: Mapping[str, int], path: Path) -> None:
