@@ -19,7 +19,8 @@ from rclpy.signals import SignalHandlerOptions
 from pld_ros import topics
 from pld_ros.control.services import call
 from pld_ros.launching.process import NAMESPACE
-from pld_ros.node import HealthWatch, Spinner
+from pld_ros.node import HealthWatch
+from pld_ros.spinner import Spinner
 
 with warnings.catch_warnings():  # of lark, which rclpy imports with the first node
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -52,7 +53,7 @@ class Ear:
         self._listen(PolicyStep, topics.STEP, topics.RECORD, self.steps)
         self._listen(RobotState, topics.ROBOT_STATE, topics.STATE, self.states)
         self._clients: dict[str, Any] = {}
-        self.orders = ActionClient(self.node, RunEpisode, topics.RUN_EPISODE)
+        self._orders = ActionClient(self.node, RunEpisode, topics.RUN_EPISODE)
         self._spinner = Spinner(self.node)
 
     def _listen(self, kind: type, topic: str, qos: Any, into: Any) -> None:
@@ -67,9 +68,13 @@ class Ear:
                 return answer
         raise AssertionError(f"{name} did not answer")
 
+    def send(self, goal: RunEpisode.Goal) -> Any:
+        """A future of the goal's handle."""
+        return self._spinner.call(lambda: self._orders.send_goal_async(goal)).result(PATIENCE_S)
+
     def close(self) -> None:
         self._spinner.close()
-        self.orders.destroy()
+        self._orders.destroy()
         for client in self._clients.values():
             self.node.destroy_client(client)
         self.node.destroy_node()

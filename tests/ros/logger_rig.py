@@ -25,9 +25,10 @@ from pld_core.link import RecordReceiver
 from pld_core.types import Episode
 from pld_ros import topics
 from pld_ros.convert import floats, image_msg, put_stamps, spec_msg, time_msg
-from pld_ros.node import HealthWatch, Spinner
+from pld_ros.node import HealthWatch
 from pld_ros.recording.assembler import Assembled, EpisodeAssembler
 from pld_ros.recording.records import Outcome, StepRow
+from pld_ros.spinner import Spinner
 
 with warnings.catch_warnings():  # of lark, which rclpy imports with the first node
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -276,7 +276,7 @@ class Station:
     def give(self, spec: EpisodeSpec) -> Any:
         """An order that no learner stands behind; the goal's handle."""
         goal = RunEpisode.Goal(spec=spec_msg(spec), policy_version=Marching.version, replan_every=1, residual=True)
-        accepted = self.ear.orders.send_goal_async(goal)
+        accepted = self.ear.send(goal)
         self.wait(accepted.done, "the order is answered")
         handle: Any = accepted.result()
         assert handle.accepted

@@ -1,186 +1,36 @@
-"""Episodes tick by tick: the same as LocalRunner's bit for bit, under orders, and under faults."""
+"""Episodes tick by tick: the same as LocalRunner's bit for bit, and under orders."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 import pytest
-from recorded import assert_same, local_episodes, looking_base
+from episode_bodies import (
+    FEATURES,
+    PEG,
+    POINT,
+    PointBody,
+    TwinBody,
+    assert_same_rows,
+    carry_out,
+    controller_of,
+    point,
+    undisturbed,
+)
+from recorded import assert_same, local_episodes
 from sim_driver_tools import direct_episode
 
 from pld_core import bring
-from pld_core.control import ResidualController, SafetyLimits
-from pld_core.errors import ContractError, PLDError, RobotError
 from pld_core.interfaces import Environment
 from pld_core.rewards import BinaryReward
 from pld_core.rl.actor import LearnerActor
 from pld_core.rl.config import LearnerConfig
 from pld_core.rl.learner import Learner
 from pld_core.stages.runner import LocalRunner
-from pld_core.types import BASE_TICK, EXPERT_TICK, ActionChunk, Episode, EpisodeSpec, Observation, TimeStep
-from pld_core.vla.callable_policy import CallablePolicy
-from pld_ros.control.episode import Judgement, Orders, Outcome, Step, run_episode
-from pld_ros.drivers.sim import SimDriver
-from pld_ros.drivers.sim_camera import SimCameras
-from pld_ros.recording.assembler import EpisodeAssembler, EpisodeReport
-from pld_ros.recording.records import Outcome as OutcomeRow
-from pld_ros.recording.records import StepRow, outcome_record, step_record
-from pld_sim.point_reach import point_reach
-
-PEG, FEATURES = "peg_insertion", 5
-POINT = EpisodeSpec("point_reach", 2)  # a success after 15 ticks
-EVERY_TICK = ("observe", "judge", "orders", "actor", "send")
-
-
-class Body:
-    """An episode.Body whose orders, verdicts and faults are laid down by tick."""
-
-    def __init__(self) -> None:
-        self.residual: Any = None
-        self.planned: dict[int, Orders] = {}
-        self.faults: dict[tuple[str, int], Exception] = {}  # (method, tick)
-        self.judged: Callable[[int, Judgement], Judgement] = lambda tick, word: word
-        self.sent: list[np.ndarray] = []
-
-    @property
-    def tick(self) -> int:
-        return len(self.sent)
-
-    def first(self, seed: int) -> Observation:
-        raise NotImplementedError
-
-    def look(self) -> tuple[Observation, Judgement]:
-        raise NotImplementedError
-
-    def move(self, action: np.ndarray) -> None:
-        raise NotImplementedError
-
-    def reset(self, seed: int) -> Observation:
-        self.sent = []
-        self._meet("reset")
-        return self.first(seed)
-
-    def begin(self, first: Observation) -> Observation:
-        self._meet("begin")
-        return first
-
-    def observe(self) -> Observation:
-        self._meet("observe")
-        observation, self._word = self.look()
-        return observation
-
-    def judge(self, observation: Observation, last: bool) -> Judgement:
-        self._meet("judge")
-        return self.judged(self.tick, self._word)
-
-    def orders(self) -> Orders:
-        self._meet("orders")
-        return self.planned.get(self.tick, Orders())
-
-    def actor(self) -> tuple[Any, str]:
-        self._meet("actor")
-        return self.residual, "w1" if self.residual else ""
-
-    def send(self, action: np.ndarray, observation: Observation) -> float:
-        self._meet("send")
-        self.move(action)
-        self.sent.append(action)
-        return 1.5
-
-    def _meet(self, method: str) -> None:
-        if fault := self.faults.get((method, self.tick)):
-            raise fault
-
-
-class PointBody(Body):
-    """The little environment, which knows no limit of time here."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        (self.environment,) = point_reach(1, camera=True)
-        self.environment.max_steps = 10**6
-
-    def first(self, seed: int) -> Observation:
-        return self.environment.reset(seed).observation
-
-    def look(self) -> tuple[Observation, Judgement]:
-        return self._step.observation, word_of(self._step)
-
-    def move(self, action: np.ndarray) -> None:
-        self._step = self.environment.step(action)
-
-
-class TwinBody(Body):
-    """The simulated twin in lockstep: the arm's driver, and cameras that draw its snapshots."""
-
-    def __init__(self, task: str) -> None:
-        super().__init__()
-        self.driver, self.cameras = SimDriver(task, realtime=False), SimCameras(task)
-        self.instruction = bring.environment_factory(task)(1)[0].instruction
-        self.driver.connect()
-
-    def first(self, seed: int) -> Observation:
-        self.driver.reset(seed)
-        return self.look()[0]
-
-    def look(self) -> tuple[Observation, Judgement]:
-        state = self.driver.next_state(0.0)
-        assert state is not None
-        assert state.snapshot is not None
-        images = self.cameras.render(state.snapshot)
-        stamps = dict.fromkeys(("proprio", *images), state.stamp_ns)
-        observation = Observation(images, state.proprio, self.instruction, stamps)
-        return observation, word_of(
-            TimeStep(observation, state.reward, state.terminated, state.truncated, state.success)
-        )
-
-    def move(self, action: np.ndarray) -> None:
-        self.driver.command(action[:6], float(action[6]))
-
-
-def word_of(step: TimeStep) -> Judgement:
-    """What the reward node says of a step when the simulator's word counts."""
-    own = step.success
-    return Judgement(float(own), own, step.terminated, step.truncated, float(own), own)
-
-
-@dataclasses.dataclass
-class Carried:
-    """All that came of an order."""
-
-    steps: list[Step]
-    outcome: Outcome
-    episode: Episode
-    report: EpisodeReport
-
-
-def carry_out(body: Body, controller: ResidualController, spec: EpisodeSpec, max_steps: int) -> Carried:
-    """Run it, and put together what a controller would have told of it."""
-    steps: list[Step] = []
-    outcome = run_episode(body, lambda first: controller, spec, max_steps, steps.append)
-    assembler = EpisodeAssembler()
-    for sequence, step in enumerate(steps, start=1):
-        assert assembler.add(step_record(row(step, sequence))) == []
-    told = OutcomeRow(
-        "e", spec, body.instruction, controller.policy.version, "w1", outcome.ticks, 1, len(steps), outcome.terminated,
-        outcome.truncated, outcome.success, outcome.voided, outcome.reason, outcome.environment_success,
-    )  # fmt: skip
-    (done,) = assembler.add(outcome_record(told))
-    return Carried(steps, outcome, done.episode, done.report)
-
-
-def row(step: Step, sequence: int) -> StepRow:
-    seen, decided = step.observation, step.decided
-    return StepRow(
-        "e", sequence, step.tick, step.closing, seen.stamp_ns, seen.proprio, decided.state, decided.base_action,
-        decided.residual, decided.action, step.reward, step.success, decided.source, step.intervention,
-        step.weights_version, seen.images,
-    )  # fmt: skip
-
+from pld_core.types import BASE_TICK, EXPERT_TICK, ActionChunk, EpisodeSpec, Observation
+from pld_ros.control.episode import Orders
 
 # -- the same as LocalRunner -----------------------------------------------------------------------
 
@@ -225,11 +75,6 @@ def twin() -> TwinBody:
     return TwinBody(PEG)
 
 
-def controller_of(policy: Any, environment: Environment, features: int | None = None) -> ResidualController:
-    limits = SafetyLimits(environment.action_spec, getattr(environment, "workspace", None))
-    return ResidualController(policy, limits, 1, features=features, observation_spec=environment.observation_spec)
-
-
 @pytest.fixture(scope="module")
 def specialist(base: Remembering, peg: Environment) -> LearnerActor:
     """A residual that acts, but is none the wiser."""
@@ -268,28 +113,6 @@ def test_many_little_episodes_are_local_runner_s_bit_for_bit() -> None:
 
 
 # -- orders and ends -------------------------------------------------------------------------------
-
-
-def point(body: PointBody, spec: EpisodeSpec = POINT, workspace: np.ndarray | None = None, max_steps=30) -> Carried:
-    body.instruction = body.environment.instruction
-    controller = controller_of(CallablePolicy(looking_base, version="biased"), body.environment)
-    controller.limits = dataclasses.replace(controller.limits, workspace=workspace)
-    return carry_out(body, controller, spec, max_steps)
-
-
-def undisturbed() -> Carried:
-    carried = point(PointBody())
-    assert carried.outcome.ticks > 6
-    assert carried.outcome.success
-    return carried
-
-
-def assert_same_rows(given: list[Step], expected: list[Step]) -> None:
-    assert len(given) == len(expected)
-    for a, b in zip(given, expected, strict=True):
-        assert a.observation.proprio.tobytes() == b.observation.proprio.tobytes()
-        assert a.decided.action.tobytes() == b.decided.action.tobytes()
-        assert (a.tick, a.reward, a.success) == (b.tick, b.reward, b.success)
 
 
 @pytest.mark.parametrize("max_steps", [1, 4])
@@ -399,94 +222,3 @@ def test_nobody_drives_the_closing_row() -> None:
     assert closing.closing
     assert not closing.intervention
     assert closing.decided.source == BASE_TICK
-
-
-# -- faults ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("error", [RobotError, ContractError])
-@pytest.mark.parametrize("method", EVERY_TICK)
-def test_a_fault_of_any_part_voids_the_episode_and_keeps_the_rows_before_it(method: str, error: type[PLDError]) -> None:
-    body, whole = PointBody(), undisturbed()
-    body.faults[(method, 3)] = error("the cable is loose")
-    carried = point(body)
-    assert carried.outcome.voided
-    assert (carried.outcome.success, carried.outcome.terminated, carried.outcome.truncated) == (False, False, True)
-    assert carried.outcome.reason == carried.report.reason == "the cable is loose"
-    assert carried.outcome.ticks == len(body.sent) == 3
-    assert_same_rows(carried.steps, whole.steps[:3])
-    assert carried.episode.voided
-    assert carried.episode.action.tobytes() == whole.episode.action[:3].tobytes()
-    assert np.isnan(carried.episode.proprio[3]).all()
-
-
-@pytest.mark.parametrize("method", ["reset", "begin", "orders", "actor", "send"])
-def test_a_fault_before_the_first_action_leaves_an_empty_voided_episode(method: str) -> None:
-    body = PointBody()
-    body.faults[(method, 0)] = RobotError("the arm is asleep")
-    carried = point(body)
-    assert carried.outcome.voided
-    assert carried.steps == []
-    assert len(carried.episode) == 0
-    assert carried.episode.voided
-
-
-def test_a_controller_that_cannot_be_made_voids_the_episode() -> None:
-    def prepare(first: Observation) -> ResidualController:
-        raise RobotError("no chunk came")
-
-    outcome = run_episode(PointBody(), prepare, POINT, 30, lambda step: None)
-    assert outcome.voided
-    assert outcome.reason == "no chunk came"
-
-
-def test_a_faulty_observation_voids_the_episode() -> None:
-    class Nan(PointBody):
-        def look(self) -> tuple[Observation, Judgement]:
-            seen, word = super().look()
-            return dataclasses.replace(seen, proprio=seen.proprio * (np.nan if self.tick == 3 else 1)), word
-
-    carried = point(Nan())
-    assert carried.outcome.voided
-    assert "NaN" in carried.outcome.reason
-    assert len(carried.episode) == 3
-
-
-@pytest.mark.parametrize("reward", [np.nan, np.inf])
-def test_a_reward_that_is_not_finite_voids_the_episode(reward: float) -> None:
-    body = PointBody()
-    body.judged = lambda tick, word: dataclasses.replace(word, reward=reward if tick == 3 else 0.0)
-    carried = point(body)
-    assert carried.outcome.voided
-    assert "reward" in carried.outcome.reason
-    assert np.isfinite(carried.episode.reward).all()
-
-
-@pytest.mark.parametrize("command", [np.full(3, np.nan), np.zeros(7)])
-def test_a_human_s_command_that_is_none_voids_the_episode_and_is_not_sent(command: np.ndarray) -> None:
-    body = PointBody()
-    body.planned[2] = Orders(intervention=command)
-    assert point(body).outcome.voided
-    assert len(body.sent) == 2
-
-
-def test_the_simulator_s_success_is_remembered_though_the_episode_is_void() -> None:
-    body, ticks = PointBody(), undisturbed().outcome.ticks
-    body.planned[ticks] = Orders(verdict="void")
-    episode = point(body).episode
-    assert episode.voided
-    assert not episode.success
-    assert episode.environment_success
-
-
-def test_a_programming_error_is_no_fault_of_the_robot_and_is_not_hidden() -> None:
-    body = PointBody()
-    body.faults[("observe", 3)] = ZeroDivisionError()
-    with pytest.raises(ZeroDivisionError):
-        point(body)
-
-
-def test_every_row_is_recorded_as_soon_as_it_has_happened_with_what_it_rests_on() -> None:
-    body = PointBody()
-    told = [(step.tick, step.latency_ms, step.weights_version) for step in point(body, max_steps=3).steps]
-    assert told == [(0, 1.5, ""), (1, 1.5, ""), (2, 1.5, ""), (3, 0.0, "")]

@@ -19,11 +19,11 @@ from test_bags import fill_up, small_disk
 
 from pld_core.errors import ConfigError
 from pld_ros.convert import vector
-from pld_ros.node import Spinner
 from pld_ros.nodes import replay_logger as node_module
 from pld_ros.nodes.bag_player import BagPlayer
 from pld_ros.recording.bag_reader import BagReader, read_episode
 from pld_ros.recording.logbook import LEDGER
+from pld_ros.spinner import Spinner
 
 
 @pytest.fixture(scope="module")

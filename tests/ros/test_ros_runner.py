@@ -20,6 +20,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.context import Context
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
+from rclpy.task import Future
 from recorded import local_episodes, outcome_of_episode, rows_of
 from station import Marching, make_learner
 
@@ -251,6 +252,34 @@ def test_the_end_of_another_order_is_none_of_ours(mute: Mute, runner: RosRunner)
     episode = next(iter(runner.run([SPEC])))
     assert episode.action.tobytes() == EPISODE.action.tobytes()
     assert mute.orders == 1
+
+
+def test_an_answer_may_come_before_the_client_is_through_with_sending(
+    mute: Mute, runner: RosRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine may stop a thread anywhere, here while rclpy registers what it waits for."""
+    orders = runner._station._orders
+    register = orders.add_future
+
+    def late(future: Future) -> None:
+        time.sleep(0.3)
+        register(future)
+
+    monkeypatch.setattr(orders, "add_future", late)
+    assert not next(iter(runner.run([SPEC]))).voided
+    assert mute.orders == 1
+
+
+def test_a_learner_that_hears_nothing_any_more_says_so(
+    mute: Mute, runner: RosRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(_message: EpisodeStatus) -> None:
+        raise ValueError("spoilt")
+
+    monkeypatch.setattr(runner._station.heard, "callback", spoilt)
+    mute.statuses.publish(EpisodeStatus())
+    with pytest.raises(RobotUnavailableError, match="hears the station no more: ValueError"):
+        next(iter(runner.run([SPEC])))
 
 
 def test_an_order_that_is_declined_without_an_answer_is_given_again(mute: Mute, runner: RosRunner) -> None:

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -20,13 +19,14 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from pld_msgs.msg import Health
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from pld_core.errors import ConfigError, PLDError
 from pld_core.stations import RobotConfig, TaskConfig, load_robot, load_task
 from pld_ros import topics
+from pld_ros.spinner import Spinner
 
 HEALTH_PERIOD_S = 0.2
 HEALTH_LOST_S = 1.0  # a node that was silent for so long counts as gone
@@ -205,31 +205,6 @@ class HealthWatch:
             if not message.ready:
                 return f"{node} is not ready: {message.reason}"
         return ""
-
-
-class Spinner:
-    """Runs a node's callbacks on a thread of their own, for nodes whose main thread keeps a rhythm."""
-
-    def __init__(self, node: Node) -> None:
-        self.fault: BaseException | None = None
-        self._context = node.context
-        self._executor = SingleThreadedExecutor(context=node.context)
-        self._executor.add_node(node)
-        self._thread = threading.Thread(target=self._spin, name="callbacks", daemon=True)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            pass
-        except BaseException as fault:  # a node that hears nothing any more must not go on acting
-            self.fault = fault
-            rclpy.try_shutdown(context=self._context)
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join(2.0)
 
 
 def run_node(make: Callable[[], PldNode], args: Sequence[str] | None = None, priority: int = 0) -> int:

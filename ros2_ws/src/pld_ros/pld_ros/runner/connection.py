@@ -23,8 +23,9 @@ from pld_core.config import TrainConfig
 from pld_core.errors import ContractError, RobotUnavailableError
 from pld_ros import topics
 from pld_ros.convert import id_of
-from pld_ros.node import HealthWatch, Spinner
+from pld_ros.node import HealthWatch
 from pld_ros.runner.inbox import Inbox
+from pld_ros.spinner import Spinner
 
 ANSWER_S = 30.0  # for a service, and for an episode's data after its end
 ACCEPT_S = 3.0  # for an order to be heard; DDS may lose the answer to a client that it has just met
@@ -56,7 +57,7 @@ class Connection:
         self._health = HealthWatch(self.node)
         self._status = SILENCE
         self._ended: dict[str, EpisodeStatus] = {}  # by order: DDS may lose the answer to one
-        self.node.create_subscription(EpisodeStatus, topics.EPISODE, self._hear, topics.EPISODES)
+        self.heard = self.node.create_subscription(EpisodeStatus, topics.EPISODE, self._hear, topics.EPISODES)
         self._orders = ActionClient(self.node, RunEpisode, topics.RUN_EPISODE)
         self._loads = self.node.create_client(LoadPolicy, topics.LOAD_POLICY)
         self.inbox = Inbox(config.ros.records_address, folder / "link")
@@ -70,10 +71,11 @@ class Connection:
         """``(id of the finished episode, "")`` or ``("", why there is none)``."""
         if not self._orders.server_is_ready():
             return "", f"no controller within {self._ready_timeout_s:.0f} s"
-        accepted = self._orders.send_goal_async(goal)
-        if not self._wait(accepted.done, ACCEPT_S, stopping):
+        # From this thread, an answer that comes at once finds rclpy 9.1 not ready for it: ros2/rclpy issue 1123.
+        sent = self._spinner.call(partial(self._orders.send_goal_async, goal))
+        if not self._wait(lambda: sent.done() and sent.result().done(), ACCEPT_S, stopping):
             return "", UNANSWERED
-        handle = accepted.result()
+        handle = sent.result().result()
         if handle is None or not handle.accepted:
             return self._finish_running(goal, stopping)
         result, boot = handle.get_result_async(), self._health.version("controller")
@@ -198,13 +200,21 @@ class Connection:
     def _wait(self, condition: Any, timeout_s: float, stopping: threading.Event) -> bool:
         """Poll, for what comes from several sides; an episode lasts seconds, the poll 5 ms."""
         deadline = time.monotonic() + timeout_s
-        while not condition():
+        while True:
+            self._require_hearing()
+            if condition():
+                return True
             self._check()
             if stopping.wait(0.005):
                 raise CancelledError("The runner was stopped.")
             if time.monotonic() > deadline:
                 return False
-        return True
+
+    def _require_hearing(self) -> None:
+        """Raise RobotUnavailableError if nothing that the station says comes here any more."""
+        fault = self._spinner.fault
+        if fault is not None:
+            raise RobotUnavailableError(f"The learner hears the station no more: {fault!r}") from fault
 
     def close(self) -> None:
         self._spinner.close()
