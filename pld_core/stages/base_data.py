@@ -56,7 +56,7 @@ class BaseData:
             with _environments(task, self._lanes) as environments:
                 frames = frames or self._collect(folder, "frames", environments, count, seed)
                 held_out = held_out or self._collect(folder, "held_out", environments, -(-count // _HELD_OUT), seed + 1)
-                demonstrate(partial(_attempts, environments[0], seed), store, episodes)
+                demonstrate(partial(demonstrations, environments, seed, BurstNoise()), store, episodes)  # type: ignore[arg-type]
             shown = list(islice(store, episodes))
         return TaskData(frames, held_out, shown)
 
@@ -79,10 +79,6 @@ class BaseData:
         frames = collect_grounding_frames(environments, count, seed, self._config.base.grounding_every)  # type: ignore[arg-type]
         frames.save(self._path(folder, name))
         return frames
-
-
-def _attempts(environment: Environment, seed: int, first: int) -> Iterator[tuple[int, Episode]]:
-    return demonstrations(environment, seed, BurstNoise(), first)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

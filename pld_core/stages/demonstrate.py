@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from pld_core.data.episode_store import EpisodeStore
 from pld_core.errors import StageError
-from pld_core.interfaces import SimulatedEnvironment, set_pictures
+from pld_core.interfaces import SimulatedEnvironment, begin_step, set_pictures
 from pld_core.stages.seeds import training_seeds
 from pld_core.types import EXPERT_TICK, Episode, EpisodeSpec, TimeStep
 from pld_core.vla.frames import push_scale
@@ -32,7 +33,7 @@ class BurstNoise:
 
 
 def demonstrate(
-    attempts: Callable[[int], Iterator[tuple[int, Episode]]],
+    attempts: Callable[[int], Generator[tuple[int, Episode], None, None]],
     store: EpisodeStore,
     episodes: int,
     on_progress: Callable[[int, dict[str, float]], None] = lambda done, metrics: None,
@@ -42,28 +43,70 @@ def demonstrate(
     attempts: ``demonstrations`` from an attempt on. Raises StageError where nearly all of them fail.
     """
     first = max((int(m["attempt"]) + 1 for m in store.metadata()), default=0)
-    made = attempts(first)
-    while len(store) < episodes:
-        attempt, episode = next(made)
-        if episode.success:
-            store.append(episode, attempt=attempt)
-            on_progress(len(store), {"oracle_success": len(store) / (attempt + 1)})
-        elif attempt >= MOST_ATTEMPTS * episodes:
-            raise StageError(
-                f"The oracle succeeded in only {len(store)} of {attempt + 1} episodes of {episode.spec.task!r}."
-            )
+    with contextlib.closing(attempts(first)) as made:
+        while len(store) < episodes:
+            attempt, episode = next(made)
+            if episode.success:
+                store.append(episode, attempt=attempt)
+                on_progress(len(store), {"oracle_success": len(store) / (attempt + 1)})
+            elif attempt >= MOST_ATTEMPTS * episodes:
+                raise StageError(
+                    f"The oracle succeeded in only {len(store)} of {attempt + 1} episodes of {episode.spec.task!r}."
+                )
 
 
 def demonstrations(
-    environment: SimulatedEnvironment, run_seed: int, noise: BurstNoise | None = None, first: int = 0
-) -> Iterator[tuple[int, Episode]]:
-    """Endless ``(attempt, episode)`` of any outcome, from attempt ``first`` on; attempt k always has the k-th seed."""
-    for attempt, seed in enumerate(islice(training_seeds("demonstrate", run_seed), first, None), start=first):
-        yield attempt, demonstration(environment, seed, noise)
+    environments: Sequence[SimulatedEnvironment], run_seed: int, noise: BurstNoise | None = None, first: int = 0
+) -> Generator[tuple[int, Episode], None, None]:
+    """Endless ``(attempt, episode)`` of any outcome, from attempt ``first`` on; attempt k always has the k-th seed.
+
+    Each environment has an attempt of its own in hand, those whose ticks run elsewhere all at once. Close it before
+    the environments are used for something else.
+    """
+    seeds = enumerate(islice(training_seeds("demonstrate", run_seed), first, None), start=first)
+    begun: list[_Attempt | None] = [None] * len(environments)
+    ended: dict[int, Episode] = {}
+    try:
+        while True:
+            for place, environment in enumerate(environments):
+                one = begun[place] = begun[place] or _Attempt(*next(seeds), environment, noise)
+                if (episode := one.tick()) is not None:
+                    begun[place], ended[one.number] = None, episode
+            while first in ended:
+                yield first, ended.pop(first)
+                first += 1
+    finally:
+        for one in filter(None, begun):
+            one.close()
+
+
+class _Attempt:
+    """A demonstration that goes on tick by tick."""
+
+    def __init__(self, number: int, seed: int, environment: SimulatedEnvironment, noise: BurstNoise | None) -> None:
+        self.number, self._ticks = number, _demonstrate(environment, seed, noise)
+        self.close = self._ticks.close
+
+    def tick(self) -> Episode | None:
+        """Begin another tick once the last one has ended; the episode if that was the end."""
+        try:
+            return next(self._ticks)
+        except StopIteration as end:
+            return end.value
 
 
 def demonstration(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | None) -> Episode:
     """An episode of any outcome from ``reset(seed)``; ``noise`` pushes the expert off its path."""
+    attempt = _Attempt(0, seed, environment, noise)
+    while (episode := attempt.tick()) is None:
+        pass
+    return episode
+
+
+def _demonstrate(
+    environment: SimulatedEnvironment, seed: int, noise: BurstNoise | None
+) -> Generator[None, None, Episode]:
+    """Waits in every tick that it has begun, and ends that one wherever it is closed."""
     rng = np.random.default_rng(seed)
     set_pictures(environment, image_every=1)  # a picture of every tick is what a demonstration is for
     step, oracle = environment.reset(seed), environment.oracle()
@@ -80,7 +123,11 @@ def demonstration(environment: SimulatedEnvironment, seed: int, noise: BurstNois
                 burst[environment.action_spec.gripper] = 0.0  # opened by accident, it ends the demonstration
         pushed = np.clip(command + burst, -1, 1) if remaining else command
         remaining = max(0, remaining - 1)
-        step = environment.step(pushed)
+        end_tick = begin_step(environment, pushed)
+        try:
+            yield
+        finally:
+            step = end_tick()
         steps.append(step)
         clean.append(command)
         executed.append(pushed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -133,10 +133,13 @@ def run_probe(work: Workspace) -> Result:
 def _demonstrate(work: Workspace, store: EpisodeStore, episodes: int, update: Callable[..., None]) -> Result:
     seed = work.config.seed + DEMONSTRATIONS_APART
 
-    def attempts(first: int) -> Iterator[tuple[int, Episode]]:
-        made = demonstrations(work.environment, seed, BurstNoise(), first)  # type: ignore[arg-type]
-        while True:
-            yield work.runner.call(lambda: next(made))
+    def attempts(first: int) -> Generator[tuple[int, Episode], None, None]:
+        made = demonstrations(work.runner.runner.environments, seed, BurstNoise(), first)
+        try:
+            while True:
+                yield work.runner.call(lambda: next(made))
+        finally:
+            work.runner.call(made.close)
 
     demonstrate(attempts, store, episodes, lambda done, metrics: update(done, **metrics))
     return {"kept": len(store), "length": float(np.mean([len(e) for e in store]))}

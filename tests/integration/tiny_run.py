@@ -50,7 +50,7 @@ def base(path: Path, steps: int = 400) -> CompactVLA:
     environment = PointReach()
     config = CompactVLAConfig(horizon=3, width=32, grounding_width=16)
     policy = CompactVLA.create(environment.observation_spec, 3, config, seed=1)
-    shown = [episode for _, episode in islice(demonstrations(environment, 0), 12)]
+    shown = [episode for _, episode in islice(demonstrations([environment], 0), 12)]
     policy = policy.sft(shown, mode="full", steps=steps, batch_size=64, learning_rate=3e-3, seed=0)
     policy.save(path)
     return policy
