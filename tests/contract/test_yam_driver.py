@@ -231,6 +231,36 @@ def test_closing_ends_all_threads_and_frees_the_bus(motors: SimulatedMotors) -> 
         assert threading.excepthook is hook
 
 
+@pytest.mark.parametrize("silent", [1, 10**9])
+def test_a_start_for_which_an_answer_came_too_late_is_tried_again(
+    motors: SimulatedMotors, monkeypatch: pytest.MonkeyPatch, silent: int
+) -> None:
+    """silent: so many of i2rt's questions find no answer in time, though all motors have answered before."""
+    from can.interfaces import virtual
+    from i2rt.motor_drivers.can_interface import CanInterface
+
+    ask, asked = CanInterface._send_message_get_response, []
+
+    def ask_in_vain(bus: CanInterface, *question: object, **more: object) -> object:
+        asked.append(question)
+        if len(asked) <= silent:
+            raise AssertionError("fail to communicate with the motor 3")
+        return ask(bus, *question, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CanInterface, "_send_message_get_response", ask_in_vain)
+    before = set(threading.enumerate())
+    if silent == 1:
+        with connected(make_driver(motors, **LATE_IS_FINE)) as driver:
+            assert not state(driver).fault
+            assert len(virtual.channels[CHANNEL]) == 2
+    else:
+        with pytest.raises(RobotUnavailableError, match="did not start: fail to communicate with the motor 3"):
+            make_driver(motors, **LATE_IS_FINE).connect()
+        assert len(asked) == 5
+    assert len(virtual.channels[CHANNEL]) == 1
+    assert set(threading.enumerate()) == before
+
+
 def test_an_arm_that_is_not_there_is_told_at_once() -> None:
     with SimulatedMotors("can7") as motors:
         driver = yam(dataclasses.replace(STATION, address="can7"))

@@ -107,15 +107,15 @@ class YamChain:
     def open(self) -> None:
         """Raises RobotUnavailableError where not all motors answer and are free of faults."""
         imported()
-        self._deaths.watch()
         try:
             for _ in range(_ATTEMPTS):
-                if self._build(self._ask_motors()):
+                self._deaths.watch()
+                reason = self._attempt()
+                if not reason:
                     break
                 self.close()
-                self._deaths.watch()
             else:
-                raise RobotUnavailableError(f"The gripper on {self._channel} moves by itself. Hold it, and try again.")
+                raise RobotUnavailableError(f"The arm on {self._channel} did not start: {reason}")
         except RobotError:
             self.close()
             raise
@@ -140,6 +140,18 @@ class YamChain:
                 Path(self._robot.xml_path).unlink()  # i2rt leaves one in /tmp at each start
         self._robot = None
         self._deaths.leave()
+
+    def _attempt(self) -> str:
+        """Why another one may succeed; empty once the arm is connected."""
+        gripper_at = self._ask_motors()
+        try:
+            return "" if self._build(gripper_at) else "its gripper moves by itself. Hold it, and try again."
+        except AssertionError as silence:  # i2rt allows 50 ms for an answer; a busy machine may take longer
+            _free_bus(silence)
+            return str(silence)
+        except Exception as error:
+            _free_bus(error)
+            raise
 
     def _ask_motors(self) -> float:
         """That all are there and well; the gripper motor's angle. i2rt asks a motor with a lasting error for ever."""
@@ -259,6 +271,16 @@ def _answer(bus: Any, motor: int, data: bytes) -> bytes | None:
     except can.CanError:
         return None
     return None
+
+
+def _free_bus(error: Exception) -> None:
+    """Close the bus that i2rt leaves open where it gives up before it has started a thread."""
+    from i2rt.motor_drivers.can_interface import CanInterface
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, CanInterface):
+            owner.close()
 
 
 def _threads_on(channel: str) -> Iterator[tuple[threading.Thread, Any]]:
