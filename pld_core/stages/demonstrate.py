@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 
 from pld_core.data.episode_store import EpisodeStore
-from pld_core.errors import StageError
+from pld_core.errors import PLDError, StageError
 from pld_core.interfaces import SimulatedEnvironment, begin_step, set_pictures
 from pld_core.stages.seeds import training_seeds
 from pld_core.types import EXPERT_TICK, Episode, EpisodeSpec, TimeStep
@@ -77,7 +77,8 @@ def demonstrations(
                 first += 1
     finally:
         for one in filter(None, begun):
-            one.close()
+            with contextlib.suppress(PLDError):  # a worker that died over what nobody needs any more
+                one.close()
 
 
 class _Attempt:

@@ -261,6 +261,26 @@ def test_a_start_for_which_an_answer_came_too_late_is_tried_again(
     assert set(threading.enumerate()) == before
 
 
+@pytest.mark.parametrize("opened", [0, 1])
+def test_an_adapter_that_is_pulled_while_the_arm_starts_is_told(
+    motors: SimulatedMotors, monkeypatch: pytest.MonkeyPatch, opened: int
+) -> None:
+    """opened: so often i2rt still opens the bus, after all motors have answered."""
+    import can
+
+    open_bus, asked = can.interface.Bus, []
+
+    def pulled(*where: object, **how: object) -> object:
+        asked.append(where)
+        if len(asked) > opened:
+            raise OSError("No such device")
+        return open_bus(*where, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(can.interface, "Bus", pulled)  # the motors are asked by can.Bus before
+    with pytest.raises(RobotUnavailableError, match=r"did not start: .*No such device"):
+        make_driver(motors, **LATE_IS_FINE).connect()
+
+
 def test_an_arm_that_is_not_there_is_told_at_once() -> None:
     with SimulatedMotors("can7") as motors:
         driver = yam(dataclasses.replace(STATION, address="can7"))

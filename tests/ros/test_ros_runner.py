@@ -31,7 +31,7 @@ from pld_ros import topics
 from pld_ros.convert import id_of, spec_msg
 from pld_ros.recording.records import outcome_record, spec_of_message, step_record
 from pld_ros.runner import connection, ros_runner
-from pld_ros.runner.connection import NAMESPACE
+from pld_ros.runner.connection import NAMESPACE, UNANSWERED
 from pld_ros.runner.ros_runner import REFUSED_IN_A_ROW, RosRunner
 
 BOOT = "b007"
@@ -276,10 +276,30 @@ def test_a_learner_that_hears_nothing_any_more_says_so(
     def spoilt(_message: EpisodeStatus) -> None:
         raise ValueError("spoilt")
 
-    monkeypatch.setattr(runner._station.heard, "callback", spoilt)
+    station = runner._station
+    monkeypatch.setattr(station.heard, "callback", spoilt)
     mute.statuses.publish(EpisodeStatus())
     with pytest.raises(RobotUnavailableError, match="hears the station no more: ValueError"):
         next(iter(runner.run([SPEC])))
+    with pytest.raises(RobotUnavailableError, match="hears the station no more: ValueError"):
+        station.order(runner._goal(SPEC, ""), runner._stopping)
+
+
+def test_an_order_that_was_given_up_is_not_sent_later(
+    mute: Mute, runner: RosRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that sends it is stopped for longer than the learner waits."""
+    monkeypatch.setattr(connection, "ACCEPT_S", 0.2)
+    awake = threading.Event()
+    station = runner._station
+    station.meet_controller(runner._stopping)
+    stopped = station._spinner.call(lambda: awake.wait(60.0))
+    until(stopped.running)
+    assert station.order(runner._goal(SPEC, ""), runner._stopping) == ("", UNANSWERED)
+    awake.set()
+    station._spinner.call(lambda: None).result(60.0)
+    next(iter(runner.run([SPEC])))
+    assert mute.orders == 1
 
 
 def test_an_order_that_is_declined_without_an_answer_is_given_again(mute: Mute, runner: RosRunner) -> None:

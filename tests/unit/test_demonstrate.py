@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pld_core import bring
+from pld_core.errors import ContractError
 from pld_core.stages.demonstrate import BurstNoise, demonstrations
 from pld_core.types import TimeStep
 
@@ -77,3 +78,18 @@ def test_an_environment_can_be_used_again_after_the_end(environments: list[Elsew
     assert Elsewhere.under_way == 0
     for environment in environments:
         environment.reset(0)
+
+
+def test_a_worker_that_dies_over_what_nobody_needs_is_no_failure(
+    environments: list[Elsewhere], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = demonstrations(environments, 0)  # type: ignore[arg-type]
+    next(made)
+
+    def dead(action: np.ndarray) -> TimeStep:
+        raise ContractError("The worker is gone.")
+
+    for environment in environments:
+        monkeypatch.setattr(environment._environment, "step", dead)
+    made.close()
+    assert Elsewhere.under_way == 0

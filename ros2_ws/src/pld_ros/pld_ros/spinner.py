@@ -35,10 +35,13 @@ class Spinner:
             rclpy.try_shutdown(context=self._context)
 
     def call(self, work: Callable[[], T]) -> Future[T]:
-        """Have ``work`` done between two callbacks, for what rclpy does not let two threads do."""
+        """Have ``work`` done between two callbacks, for what rclpy does not let two threads do; until it has begun it
+        can be cancelled."""
         done: Future[T] = Future()
 
         def do() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
             try:
                 done.set_result(work())
             except Exception as error:

@@ -279,7 +279,7 @@ def _free_bus(error: Exception) -> None:
 
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
-        if isinstance(owner, CanInterface):
+        if isinstance(owner, CanInterface) and hasattr(owner, "use_buffered_reader"):  # else it has no bus yet
             owner.close()
 
 

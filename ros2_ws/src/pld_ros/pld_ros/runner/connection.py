@@ -16,6 +16,7 @@ from pld_msgs.msg import EpisodeStatus
 from pld_msgs.srv import LoadPolicy
 from rclpy.action import ActionClient
 from rclpy.context import Context
+from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
@@ -69,12 +70,16 @@ class Connection:
 
     def order(self, goal: RunEpisode.Goal, stopping: threading.Event) -> tuple[str, str]:
         """``(id of the finished episode, "")`` or ``("", why there is none)``."""
+        self._require_hearing()
         if not self._orders.server_is_ready():
             return "", f"no controller within {self._ready_timeout_s:.0f} s"
         # From this thread, an answer that comes at once finds rclpy 9.1 not ready for it: ros2/rclpy issue 1123.
         sent = self._spinner.call(partial(self._orders.send_goal_async, goal))
-        if not self._wait(lambda: sent.done() and sent.result().done(), ACCEPT_S, stopping):
-            return "", UNANSWERED
+        try:
+            if not self._wait(lambda: sent.done() and sent.result().done(), ACCEPT_S, stopping):
+                return "", UNANSWERED
+        finally:
+            sent.cancel()  # what is not sent by now must not be sent later
         handle = sent.result().result()
         if handle is None or not handle.accepted:
             return self._finish_running(goal, stopping)
@@ -202,8 +207,12 @@ class Connection:
         deadline = time.monotonic() + timeout_s
         while True:
             self._require_hearing()
-            if condition():
-                return True
+            try:
+                if condition():
+                    return True
+            except InvalidHandle:
+                self._require_hearing()
+                raise
             self._check()
             if stopping.wait(0.005):
                 raise CancelledError("The runner was stopped.")
