@@ -231,11 +231,12 @@ def test_closing_ends_all_threads_and_frees_the_bus(motors: SimulatedMotors) -> 
         assert threading.excepthook is hook
 
 
-@pytest.mark.parametrize("silent", [1, 10**9])
+@pytest.mark.parametrize(("silent", "words"), [(1, ""), (10**9, ""), (10**9, "fail to communicate with the motor 3")])
 def test_a_start_for_which_an_answer_came_too_late_is_tried_again(
-    motors: SimulatedMotors, monkeypatch: pytest.MonkeyPatch, silent: int
+    motors: SimulatedMotors, monkeypatch: pytest.MonkeyPatch, silent: int, words: str
 ) -> None:
-    """silent: so many of i2rt's questions find no answer in time, though all motors have answered before."""
+    """silent: so many of i2rt's questions find no answer in time, though all motors have answered before; words: what
+    i2rt says of that."""
     from can.interfaces import virtual
     from i2rt.motor_drivers.can_interface import CanInterface
 
@@ -244,7 +245,7 @@ def test_a_start_for_which_an_answer_came_too_late_is_tried_again(
     def ask_in_vain(bus: CanInterface, *question: object, **more: object) -> object:
         asked.append(question)
         if len(asked) <= silent:
-            raise AssertionError("fail to communicate with the motor 3")
+            raise AssertionError(words)
         return ask(bus, *question, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(CanInterface, "_send_message_get_response", ask_in_vain)
@@ -254,7 +255,7 @@ def test_a_start_for_which_an_answer_came_too_late_is_tried_again(
             assert not state(driver).fault
             assert len(virtual.channels[CHANNEL]) == 2
     else:
-        with pytest.raises(RobotUnavailableError, match="did not start: fail to communicate with the motor 3"):
+        with pytest.raises(RobotUnavailableError, match=f"did not start: {words or AssertionError.__name__}"):
             make_driver(motors, **LATE_IS_FINE).connect()
         assert len(asked) == 5
     assert len(virtual.channels[CHANNEL]) == 1

@@ -277,7 +277,8 @@ def test_a_learner_that_hears_nothing_any_more_says_so(
         raise ValueError("spoilt")
 
     station = runner._station
-    monkeypatch.setattr(station.heard, "callback", spoilt)
+    (statuses,) = (each for each in station.node.subscriptions if each.msg_type is EpisodeStatus)
+    monkeypatch.setattr(statuses, "callback", spoilt)
     mute.statuses.publish(EpisodeStatus())
     with pytest.raises(RobotUnavailableError, match="hears the station no more: ValueError"):
         next(iter(runner.run([SPEC])))

@@ -148,7 +148,7 @@ class YamChain:
             return "" if self._build(gripper_at) else "its gripper moves by itself. Hold it, and try again."
         except AssertionError as silence:  # i2rt allows 50 ms for an answer; a busy machine may take longer
             _free_bus(silence)
-            return str(silence)
+            return str(silence) or repr(silence)
         except Exception as error:
             _free_bus(error)
             raise

@@ -58,7 +58,7 @@ class Connection:
         self._health = HealthWatch(self.node)
         self._status = SILENCE
         self._ended: dict[str, EpisodeStatus] = {}  # by order: DDS may lose the answer to one
-        self.heard = self.node.create_subscription(EpisodeStatus, topics.EPISODE, self._hear, topics.EPISODES)
+        self.node.create_subscription(EpisodeStatus, topics.EPISODE, self._hear, topics.EPISODES)
         self._orders = ActionClient(self.node, RunEpisode, topics.RUN_EPISODE)
         self._loads = self.node.create_client(LoadPolicy, topics.LOAD_POLICY)
         self.inbox = Inbox(config.ros.records_address, folder / "link")
