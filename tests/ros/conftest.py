@@ -15,6 +15,10 @@ from pld_ros.environment import prepare_this_process
 DOMAIN = os.getpid() % 100 + 1
 prepare_this_process(DOMAIN)  # before anything imports rclpy; processes that tests start inherit it
 
+from caught_node import Node  # noqa: E402
+
+from pld_ros.control.ros_body import RosBody  # noqa: E402
+
 
 @pytest.fixture(scope="session")
 def domain() -> int:
@@ -40,3 +44,17 @@ def link_addresses() -> dict[str, str]:
         other.bind(("127.0.0.1", 0))
         records, weights = one.getsockname()[1], other.getsockname()[1]
     return {"ros.records_address": f"tcp://127.0.0.1:{records}", "ros.weights_address": f"tcp://127.0.0.1:{weights}"}
+
+
+@pytest.fixture
+def node() -> Node:
+    """Where messages are handed in and commands caught."""
+    return Node()
+
+
+@pytest.fixture
+def body(node: Node) -> RosBody:
+    """The controller's eyes and hands on it."""
+    made = RosBody(node)  # type: ignore[arg-type]
+    made.take_command()
+    return made
