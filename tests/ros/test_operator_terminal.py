@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from hand_tools import DEAD_MAN, Pipe
 from operator_graph import PATIENCE_S, Graph, wait_until
 from pld_msgs.msg import EpisodeStatus
-from test_front_ends import DEAD_MAN, Pipe
 
 from pld_core.errors import PLDError, UnknownNameError
 from pld_ros import topics
