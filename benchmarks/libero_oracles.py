@@ -50,14 +50,11 @@ def main() -> None:
     parser.add_argument("--states", type=int, default=50)
     parser.add_argument("--bursts", action="store_true", help="with the bursts of random actions of demonstrations")
     parser.add_argument("--json", action="store_true", help="print the JSON object and nothing else")
-    parser.add_argument("--quick", action="store_true", help="one state each: shows that it works, measures nothing")
     options = parser.parse_args()
-    tasks = [f"{t}/{k}" for t in options.tasks for k in range(SUITES[t].tasks)] if all(
-        t in SUITES for t in options.tasks
-    ) else options.tasks  # fmt: skip
+    suites = {suite: [f"{suite}/{number}" for number in range(SUITES[suite].tasks)] for suite in SUITES}
     results = []
-    for task in tasks:
-        result = measure(task, 1 if options.quick else options.states, BurstNoise() if options.bursts else None)
+    for task in (task for given in options.tasks for task in suites.get(given, [given])):
+        result = measure(task, options.states, BurstNoise() if options.bursts else None)
         results.append(result)
         if not options.json:
             told = result.get("not_covered") or "{successes}/{states}, {mean_ticks} ticks".format(**result)

@@ -9,12 +9,13 @@ parts:
   together     one VLA* from the probes of all trained tasks, on those (seen) and on the suite's others (unseen)
   sources      the same from oracle demonstrations and from the base's own successes
   few_shot     the same from the first 5, 20 and 50 probes of each task
-Success is over the official initial states, those that training starts from as well. All that was found so far is in
-<out>/libero.json and libero.md, learning curves are in curves.png. --minutes N begins nothing new after N minutes.
---settings takes dotted settings over the suite's preset: base.checkpoint=PATH learn.steps=80000. Other settings, tasks
-or seeds want another --out; baselines may have a smaller budget than the specialists were given and did not need
-(--parts baselines --settings learn.steps=40000; curves are compared up to it). A run that fails is named and the
-others go on; exit status 1 then. The last line is JSON.
+Success is over the official initial states, those that training starts from as well. All that was found so far, also by
+other calls with this --out, is in <out>/libero.json and libero.md, learning curves are in curves.png; a policy that was
+evaluated on more states than evaluate.episodes is shown on the first so many. --minutes N begins nothing new after N
+minutes. --settings takes dotted settings over the suite's preset: base.checkpoint=PATH learn.steps=80000. Other
+settings want another --out, and so do other tasks where one VLA* is made from all of them; baselines may have a smaller
+budget than the specialists were given and did not need (--parts baselines --settings learn.steps=40000; curves are
+compared up to it). A run that fails is named and the others go on; exit status 1 then. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -93,8 +94,7 @@ class Study:
     # -- parts -----------------------------------------------------------------------------------
 
     def base(self) -> None:
-        for task in self.suite:
-            self.evaluated("base", self.base_path, task)
+        self.evaluated("base", self.base_path)
 
     def specialists(self) -> None:
         for seed in self.seeds:
@@ -106,12 +106,14 @@ class Study:
         learning = {key: value for key, value in self.settings.items() if key.startswith("learn.")}
         for seed in self.seeds:
             for task in self.tasks:
+                run = self.run_of(task, seed)
+                if not _is_done(run, "harvest"):
+                    print(f"baselines of {task}, seed {seed}: not yet, {run.name} has no harvest", flush=True)
+                    continue
                 for algorithm, differing in BASELINES.items():
-                    run = self.run_of(task, seed)
-                    if _is_done(run, "harvest"):
-                        settings = {**learning, "learn.algorithm": algorithm, **differing}
-                        config = variant(run, self.run_of(task, seed, algorithm).name, settings)
-                        self._run("learn", config, run, LEARNT[:2])
+                    settings = {**learning, "learn.algorithm": algorithm, **differing}
+                    config = variant(run, self.run_of(task, seed, algorithm).name, settings)
+                    self._run("learn", config, run, LEARNT[:2])
 
     def together(self) -> None:
         self._distill("together", {}, self._probed())
@@ -132,21 +134,28 @@ class Study:
         """One VLA* from all ``probed`` runs, and its success on every task of the suite; nothing if one is missing."""
         runs = [run for run in probed if run is not None]
         if len(runs) < len(self.tasks):
+            print(f"{name}: not yet, only {len(runs)} of {len(self.tasks)} tasks have their probes", flush=True)
             return
         first, *others = runs
         config = variant(first, name, {**settings, "distill.runs": tuple(map(str, others))})
         folder = self._run("distill", config, first, PROBED)
-        for task in self.suite if folder else ():
-            self.evaluated(name, _distilled(folder), task)
+        if folder:
+            self.evaluated(name, _distilled(folder))
 
     # -- runs ------------------------------------------------------------------------------------
 
     def run_of(self, task: str, seed: int, algorithm: str = "") -> Path:
         return self.out / "-".join(filter(None, (_slug(task), algorithm, f"seed{seed}")))
 
+    def _runs_of(self, task: str, algorithm: str = "") -> dict[int, Path]:
+        """All that have begun, by seed."""
+        folders = self.out.glob(f"{self.run_of(task, 0, algorithm).name.removesuffix('0')}*")
+        numbers = (folder.name.rpartition("seed")[2] for folder in folders)
+        return {seed: self.run_of(task, seed, algorithm) for seed in sorted(int(n) for n in numbers if n.isdigit())}
+
     def _probed(self) -> list[Path | None]:
-        """The runs of the first seed, None for those that have no probes."""
-        runs = (self.run_of(task, self.seeds[0]) for task in self.tasks)
+        """The runs of the first seed in the suite's order, None for those that have no probes."""
+        runs = (self.run_of(task, self.seeds[0]) for task in sorted(self.tasks, key=self.suite.index))
         return [run if _is_done(run, "probe") else None for run in runs]
 
     def _run(
@@ -165,10 +174,13 @@ class Study:
                 share(source, folder, shared)
             getattr(Pipeline.from_config(config), verb)()
         except PLDError as error:
-            self.failures[folder.name] = str(error)
-            print(f"{folder.name} failed: {error}", flush=True)
+            self._fail(folder.name, error)
             return None
         return folder
+
+    def _fail(self, what: str, error: PLDError) -> None:
+        self.failures[what] = str(error)
+        print(f"{what} failed: {error}", flush=True)
 
     def _require_same(self, folder: Path, config: TrainConfig) -> None:
         """Refuse results that other settings or another base have given."""
@@ -181,23 +193,39 @@ class Study:
 
     # -- evaluations -----------------------------------------------------------------------------
 
-    def evaluated(self, name: str, checkpoint: Path, task: str) -> None:
-        """Success of a policy alone on the held-out seeds, kept under the policy's own version."""
+    def evaluated(self, name: str, checkpoint: Path) -> None:
+        """Success of a policy alone on the held-out seeds of the whole suite, kept under the policy's own version."""
         policy = CompactVLA.load(checkpoint)
-        path = self._evaluation(policy.version, task)
-        if path.exists() or not self.in_time:
-            return
-        config, factory = self.config, bring.environment_factory(task)
+        for task in self.suite:
+            if self._evaluation(policy.version, task) is None and self.in_time:
+                try:
+                    self._evaluate(name, policy, task)
+                except PLDError as error:
+                    self._fail(f"{name} on {task}", error)
+
+    def _evaluate(self, name: str, policy: CompactVLA, task: str) -> None:
+        config, factory, episodes = self.config, bring.environment_factory(task), self.config.evaluate.episodes
         runner = BackgroundRunner(lambda: LocalRunner(factory(config.lanes), policy, BinaryReward, config.replan_every))
         with contextlib.closing(runner):
             began = time.monotonic()
-            found = evaluate(runner, task, test_seeds(config.evaluate.episodes))
+            found = evaluate(runner, task, test_seeds(episodes))
         print(f"{name}, {task}: {cell(found.summary())}", flush=True)
-        write_json(path, {**found.summary(), "outcomes": found.outcomes, "seconds": round(time.monotonic() - began)})
+        file = f"{_slug(task)}-{episodes}-replan{config.replan_every}.json"
+        seconds = round(time.monotonic() - began)
+        result = {**found.summary(), "outcomes": found.outcomes, "seconds": seconds}
+        write_json(self._evaluations(policy.version) / file, result)
 
-    def _evaluation(self, version: str, task: str) -> Path:
-        episodes, replan_every = self.config.evaluate.episodes, self.config.replan_every
-        return self.out / "evaluations" / version / f"{_slug(task)}-{episodes}-replan{replan_every}.json"
+    def _evaluations(self, version: str) -> Path:
+        return self.out / "evaluations" / version
+
+    def _evaluation(self, version: str, task: str) -> dict[str, Any] | None:
+        """What was found on the first ``evaluate.episodes`` states, also of more of them; None if nothing was."""
+        episodes, task, replanned = self.config.evaluate.episodes, _slug(task), f"replan{self.config.replan_every}"
+        stored = self._evaluations(version).glob(f"{task}-*-{replanned}.json")
+        sizes = (int(path.stem.removeprefix(f"{task}-").removesuffix(f"-{replanned}")) for path in stored)
+        size = min((size for size in sizes if size >= episodes), default=None)
+        found = _json(self._evaluations(version) / f"{task}-{size}-{replanned}.json")
+        return found if found is None or size == episodes else _first(found, episodes)
 
     # -- tables ----------------------------------------------------------------------------------
 
@@ -211,9 +239,8 @@ class Study:
 
     def _specialist_rows(self) -> list[dict[str, Any]]:
         rows = []
-        for task in self.tasks:
-            for seed in self.seeds:
-                run = self.run_of(task, seed)
+        for task in self.suite:
+            for seed, run in self._runs_of(task).items():
                 outcome, learned = _json(run / "eval.json"), _json(run / "stages" / "learn.json")
                 if outcome is not None and learned is not None:
                     policies = {name: outcome.get(name) for name in ("base", "specialist", "distilled")}
@@ -226,20 +253,29 @@ class Study:
         for name in ("together", *(f"together-{kind}" for kind in (*SOURCES, *FEW))):
             policies[name] = _distilled(self.out / name)
         versions = {name: CompactVLA.load(path).version for name, path in policies.items() if path.exists()}
+        seen = self._seen()
         return [
-            {"policy": name, "task": task, "seen": task in self.tasks, **result}
+            {"policy": name, "task": task, "seen": task in seen, **result}
             for name, version in versions.items()
             for task in self.suite
-            if (result := _json(self._evaluation(version, task))) is not None
+            if (result := self._evaluation(version, task)) is not None
         ]
+
+    def _seen(self) -> set[str]:
+        """The tasks that one VLA* was made from, by this call or another."""
+        together = self.out / "together"
+        if not _is_done(together, "distill"):
+            return set(self.tasks)
+        config = read_config(together)
+        return {config.task, *(read_config(Path(run)).task for run in config.distill.runs)}
 
     def _curves(self) -> dict[str, Any]:
         """Per task and method: success at the end of the smallest budget and steps to 95 %, one per seed that has
         begun."""
         panels, budgets = {}, {}
-        for task in self.tasks:
+        for task in self.suite:
             names = {"pld": "", **{name: name for name in BASELINES}}
-            runs = {name: [self.run_of(task, seed, names[name]) for seed in self.seeds] for name in names}
+            runs = {name: list(self._runs_of(task, names[name]).values()) for name in names}
             begun = {run: points for each in runs.values() for run in each if len((points := curve(run))[0])}
             if begun:
                 curves = {name: [begun[run] for run in each if run in begun] for name, each in runs.items()}
@@ -260,6 +296,12 @@ def _is_done(run: Path, stage: str) -> bool:
 
 def _json(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def _first(whole: Mapping[str, Any], episodes: int) -> dict[str, Any]:
+    """An evaluation's first so many episodes, whose lengths nobody has kept."""
+    outcomes = whole["outcomes"][:episodes]
+    return {**SuccessRate(sum(outcomes), len(outcomes)).to_dict(), "outcomes": outcomes, "mean_success_length": None}
 
 
 def _slug(task: str) -> str:

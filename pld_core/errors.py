@@ -35,6 +35,10 @@ class NonFiniteError(ContractError):
     """NaN or infinity from a policy, a sensor or a loss."""
 
 
+class EpisodeLostError(ContractError):
+    """The process of an environment ended or fell silent in the middle of an episode; a reset starts another."""
+
+
 class PolicyUnavailableError(ContractError):
     """Nobody computes the base policy's answers now, whatever is asked."""
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
 
 from pld_core.data.episode_store import EpisodeStore
-from pld_core.errors import PLDError, StageError
+from pld_core.errors import EpisodeLostError, PLDError, StageError
 from pld_core.interfaces import SimulatedEnvironment, begin_step, set_pictures
 from pld_core.stages.seeds import training_seeds
 from pld_core.types import EXPERT_TICK, Episode, EpisodeSpec, TimeStep
@@ -82,11 +84,11 @@ def demonstrations(
 
 
 class _Attempt:
-    """A demonstration that goes on tick by tick."""
+    """A demonstration that goes on tick by tick, and begins again if its environment's process is lost."""
 
     def __init__(self, number: int, seed: int, environment: SimulatedEnvironment, noise: BurstNoise | None) -> None:
-        self.number, self._ticks = number, _demonstrate(environment, seed, noise)
-        self.close = self._ticks.close
+        self.number, self._begin = number, partial(_demonstrate, environment, seed, noise)
+        self._ticks = self._begin()
 
     def tick(self) -> Episode | None:
         """Begin another tick once the last one has ended; the episode if that was the end."""
@@ -94,6 +96,13 @@ class _Attempt:
             return next(self._ticks)
         except StopIteration as end:
             return end.value
+        except EpisodeLostError as loss:
+            warnings.warn(f"{loss} The demonstration begins again.", stacklevel=2)
+            self._ticks = self._begin()
+            return None
+
+    def close(self) -> None:
+        self._ticks.close()
 
 
 def demonstration(environment: SimulatedEnvironment, seed: int, noise: BurstNoise | None) -> Episode:

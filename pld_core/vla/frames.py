@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from pld_core.errors import ContractError
+from pld_core.errors import ContractError, EpisodeLostError
 from pld_core.interfaces import SimulatedEnvironment, begin_step, set_pictures
 from pld_core.storage import open_archive, write_atomic
 from pld_core.types import ActionSpec, Observation, TimeStep
@@ -17,6 +19,7 @@ from pld_core.vla.model import GROUNDING_DIM
 MISS_TICKS = 0.5  # standard deviation, per axis, of where a careless episode goes instead, in ticks of full motion
 TURN_RAD = 0.08  # most that a push of full size turns the tool per tick: it shall be led astray, not tumble
 ABOVE_M = 0.008  # sideways distance at which it starts down
+T = TypeVar("T")
 _IMAGES, _ARRAYS = "images/", ("proprio", "instruction_ids", "labels")  # names in a file of frames
 
 
@@ -139,8 +142,21 @@ class _Driver:
     def begin_tick(self) -> Callable[[], tuple[Observation, np.ndarray] | None]:
         """Move one tick (or start an episode); the function that comes back waits for it.
 
-        It gives what is seen and its label, if that is to be recorded.
+        It gives what is seen and its label, if that is to be recorded. Where the environment's process is lost, the
+        next tick starts another episode.
         """
+        finish = self._unless_lost(self._begin)
+        return lambda: finish and self._unless_lost(finish)
+
+    def _unless_lost(self, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except EpisodeLostError as loss:
+            warnings.warn(f"{loss} Frames are taken from another one.", stacklevel=2)
+            self._ticks_left = 0
+            return None
+
+    def _begin(self) -> Callable[[], tuple[Observation, np.ndarray] | None]:
         if self._ticks_left == 0 or self._step.last:
             self._start()
             return lambda: self._look(self._step)

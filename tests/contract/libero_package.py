@@ -1,7 +1,7 @@
 """A program: one episode of the LIBERO package as it comes, for comparison.
 
-``python libero_package.py SUITE INDEX SEED ACTIONS.npy OUT.npz [plain]`` executes actions [T, 7] (the package's
-gripper sign); ``plain`` draws no reflections.
+``python libero_package.py SUITE INDEX SEED ACTIONS.npy OUT.npz [plain|blind]`` executes actions [T, 7] (the package's
+gripper sign); ``plain`` draws no reflections, ``blind`` nothing at all.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 import mujoco
 import numpy as np
 from libero.libero import benchmark
-from libero.libero.envs import OffScreenRenderEnv
+from libero.libero.envs.env_wrapper import ControlEnv
 from robosuite.utils.transform_utils import quat2axisangle
 
 
 def main(name: str, index: str, seed: str, actions: str, out: str, *options: str) -> None:
     suite, number = benchmark.get_benchmark(name)(), int(index)
-    env = OffScreenRenderEnv(bddl_file_name=suite.get_task_bddl_file_path(number))
+    blind = "blind" in options
+    env = ControlEnv(suite.get_task_bddl_file_path(number), use_camera_obs=not blind, has_offscreen_renderer=not blind)
     env.seed(int(seed))
     env.reset()
     if "plain" in options:
@@ -37,13 +38,9 @@ def main(name: str, index: str, seed: str, actions: str, out: str, *options: str
         np.concatenate([s["robot0_eef_pos"], quat2axisangle(s["robot0_eef_quat"]), s["robot0_gripper_qpos"]])
         for s in seens
     ]
-    np.savez(
-        out,
-        proprio=np.stack(proprio).astype(np.float32),
-        agentview=np.stack([s["agentview_image"][::-1] for s in seens]),
-        wrist=np.stack([s["robot0_eye_in_hand_image"][::-1] for s in seens]),
-        success=np.array(successes),
-    )
+    cameras = {} if blind else {"agentview": "agentview_image", "wrist": "robot0_eye_in_hand_image"}
+    images = {name: np.stack([s[key][::-1] for s in seens]) for name, key in cameras.items()}
+    np.savez(out, proprio=np.stack(proprio).astype(np.float32), success=np.array(successes), **images)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pld_core import bring
-from pld_core.errors import ContractError
+from pld_core.errors import ContractError, EpisodeLostError
 from pld_core.stages.demonstrate import BurstNoise, demonstrations
 from pld_core.types import TimeStep
 
@@ -93,3 +93,22 @@ def test_a_worker_that_dies_over_what_nobody_needs_is_no_failure(
         monkeypatch.setattr(environment._environment, "step", dead)
     made.close()
     assert Elsewhere.under_way == 0
+
+
+def test_a_demonstration_whose_process_is_lost_begins_again(
+    environments: list[Elsewhere], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = list(islice(demonstrations(environments, 0), 3))  # type: ignore[arg-type]
+    step, ticks = environments[1]._environment.step, iter(range(1000))
+
+    def dies_once(action: np.ndarray) -> TimeStep:
+        if next(ticks) == 5:
+            raise EpisodeLostError("The worker is gone.")
+        return step(action)
+
+    monkeypatch.setattr(environments[1]._environment, "step", dies_once)
+    with pytest.warns(UserWarning, match=r"The worker is gone\. The demonstration begins again"):
+        disturbed = list(islice(demonstrations(environments, 0), 3))  # type: ignore[arg-type]
+    for (number, episode), (same_number, same) in zip(undisturbed, disturbed, strict=True):
+        assert number == same_number
+        np.testing.assert_array_equal(episode.action, same.action)

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
+from pld_core.errors import EpisodeLostError
 from pld_core.types import ActionSpec, TimeStep
 from pld_core.vla.frames import collect_grounding_frames, push_scale
 from pld_sim.tabletop import make_environments
@@ -73,3 +75,28 @@ def test_pushes_turn_the_tool_by_so_much_and_no_more() -> None:
     np.testing.assert_array_equal(push_scale(ActionSpec()), np.ones(7))
     np.testing.assert_allclose(push_scale(ActionSpec(translation_m=0.05, rotation_rad=0.5)), [1, 1, 1, *[0.16] * 3, 1])
     np.testing.assert_array_equal(push_scale(ActionSpec(dim=3, gripper=None, rotation_rad=0.5)), np.ones(3))
+
+
+@pytest.mark.parametrize("at", [0, 9])
+def test_frames_go_on_in_another_episode_where_a_process_is_lost(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """In a reset or in a tick."""
+    (environment,) = make_environments("cube_pickup", 1)
+    name = "reset" if at == 0 else "step"
+    real, calls = getattr(environment, name), iter(range(1000))
+
+    def dies_once(given: Any) -> TimeStep:
+        if next(calls) == at:
+            raise EpisodeLostError("The worker is gone.")
+        return real(given)
+
+    resets: list[int] = []
+    monkeypatch.setattr(environment, name, dies_once)
+    reset = environment.reset
+    monkeypatch.setattr(environment, "reset", lambda seed: (resets.append(seed), reset(seed))[1])
+    try:
+        with pytest.warns(UserWarning, match=r"The worker is gone\. Frames are taken from another one"):
+            frames = collect_grounding_frames([environment], 20, seed=1)
+    finally:
+        environment.close()
+    assert len(frames.labels) == 20
+    assert len(resets) == 2

@@ -10,12 +10,12 @@ import pytest
 from mujoco import MjSpec
 
 from pld_core import bring
-from pld_core.errors import ConfigError, ContractError, StageError, UnknownNameError
+from pld_core.errors import ConfigError, ContractError, EpisodeLostError, StageError, UnknownNameError
 from pld_sim.libero import SUITES, environment, make_environments
 from pld_sim.libero.environment import LOST_IN_A_ROW, LiberoEnvironment
 from pld_sim.libero.meshes import FACES, Meshes, coarse
 from pld_sim.libero.pictures import refuse_blank, shrunk
-from pld_sim.libero.process import WorkerGoneError, WorkerProcess
+from pld_sim.libero.process import WorkerProcess
 from pld_sim.libero.suites import PROPRIO_NAMES, Order, parse
 
 BALL = """
@@ -132,11 +132,13 @@ def test_a_process_that_dies_says_its_last_words(monkeypatch, tmp_path, when):
     dying.write_text(f"#!/bin/sh\n{'sleep 1' if when == 'later' else ':'}\necho goodbye >&2\nexit 1\n")
     dying.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dying))
-    with pytest.raises(WorkerGoneError, match=r"exit status 1; .*last words: goodbye"):  # noqa: PT012  # by either
+    with pytest.raises(EpisodeLostError, match=r"exit status 1; .*last words: goodbye"):  # noqa: PT012  # by either
         worker = WorkerProcess(Order("libero_object", 0))
         worker.wait_until_ready()
     if when == "later":
         assert worker.gone
+        with pytest.raises(ContractError, match=r"reset\(\) starts another"):
+            worker.ask(do="arm")
         worker.close()
 
 
@@ -156,7 +158,7 @@ class Mortal:
         self._ticks += do == "step"
         if self._ticks == 2 and Mortal.lives >= 0:
             self.gone = True
-            raise WorkerGoneError("The process is gone.")
+            raise EpisodeLostError("The process is gone.")
         proprio = np.full(len(PROPRIO_NAMES), self._ticks, np.float32)
         return lambda: {"proprio": proprio, "images": {}, "success": self._ticks == 4}
 
@@ -176,7 +178,7 @@ def test_processes_lost_again_and_again_stop_the_run(mortal, monkeypatch):
     for _ in range(LOST_IN_A_ROW):
         env.reset(0)
         env.step(idle)
-        with pytest.raises(WorkerGoneError):
+        with pytest.raises(EpisodeLostError):
             env.step(idle)
         with pytest.raises(ContractError, match="reset"):
             env.step(idle)
@@ -190,7 +192,7 @@ def test_an_episode_that_ends_makes_up_for_what_was_lost(mortal, monkeypatch):
     for _ in range(2):
         env.reset(0)
         env.step(idle)
-        with pytest.raises(WorkerGoneError):
+        with pytest.raises(EpisodeLostError):
             env.step(idle)
     env.reset(0)
     steps = [env.step(idle) for _ in range(4)]

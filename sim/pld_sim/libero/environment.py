@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pld_core.errors import ContractError, NonFiniteError, StageError
+from pld_core.errors import ContractError, EpisodeLostError, NonFiniteError, StageError
 from pld_core.interfaces import Oracle
 from pld_core.types import ActionSpec, Observation, ObservationSpec, TimeStep
 from pld_sim.actions import checked_action
-from pld_sim.libero.process import WorkerGoneError, WorkerProcess
+from pld_sim.libero.process import WorkerProcess
 from pld_sim.libero.suites import CAMERAS, PROPRIO_NAMES, SUITES, Order
 
 LOST_IN_A_ROW = 3  # processes, without a finished episode between them
@@ -178,7 +178,7 @@ class LiberoEnvironment:
     def _guarded(self, exchange: Callable[[], Any]) -> Any:
         try:
             return exchange()
-        except WorkerGoneError:
+        except EpisodeLostError:
             self._running = False
             self._lost += 1
             raise

@@ -50,7 +50,7 @@ class Grasp:
 
     point: np.ndarray
     hand: np.ndarray
-    spot: tuple[int, int] | None = None
+    spot: tuple[int, int]
 
 
 def grasp_of(scene: Scene, name: str, place: np.ndarray, kept: tuple[int, int] | None = None) -> Grasp:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pld_sim.smooth import saturate, smoothstep
@@ -11,50 +9,38 @@ from pld_sim.smooth import saturate, smoothstep
 TRANSLATION_M, ROTATION_RAD = 0.05, 0.5  # what an action of 1 stands for
 CLOSED, OPEN = -1.0, 1.0
 DOWN = np.diag([1.0, -1.0, -1.0])  # the hand's rotation when it points straight down, unturned
+# Lengths in metres, speeds in units of action (1 moves at 0.3 m/s).
+GAIN = 1.2  # share of the error that one tick asks for
+SIDEWAYS, DOWNWARDS, UPWARDS, TURN = 0.9, 0.7, 0.9, 0.8  # greatest speeds
+ALIGNED, MISALIGNED = 0.006, 0.030  # sideways error: it may go straight down; it stays at travelling height
+UPRIGHT = (0.08, 0.16)  # rotation errors [rad]: not worth a command, fully corrected
+SLACK = 0.03  # below travelling height by this much, sideways motion has stopped
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Gains and speeds. Lengths in metres, speeds in units of action (1 moves at 0.3 m/s)."""
-
-    gain: float = 1.2  # share of the error that one tick asks for
-    sideways: float = 0.9
-    down: float = 0.7
-    up: float = 0.9
-    turn: float = 0.8
-    aligned: float = 0.006  # sideways error up to which it may go straight down
-    misaligned: float = 0.030  # ... and beyond which it stays at travelling height
-    upright: tuple[float, float] = (0.08, 0.16)  # rotation errors [rad]: not worth a command, fully corrected
-    slack: float = 0.03  # below travelling height by this much, sideways motion has stopped
-
-
-PACE = Pace()
-
-
-def arch(error: np.ndarray, clearance: float, pace: Pace = PACE, ready: float = 1.0) -> np.ndarray:
+def arch(error: np.ndarray, clearance: float, ready: float = 1.0) -> np.ndarray:
     """Translation action [3] that goes up, over and down.
 
     error: from where the tool is to where it should be [3]; clearance: how far above the goal it must travel;
     ready: 0 keeps it at travelling height however well it is aligned (a turn is not finished).
     """
     distance, height = float(np.linalg.norm(error[:2])), -float(error[2])
-    aligned = (1.0 - smoothstep(distance, pace.aligned, pace.misaligned)) * ready
+    aligned = (1.0 - smoothstep(distance, ALIGNED, MISALIGNED)) * ready
     goal = (1.0 - aligned) * clearance
-    free = smoothstep(height - goal, -pace.slack, -0.3 * pace.slack)
-    sideways = saturate(pace.gain * error[:2] / TRANSLATION_M, pace.sideways) * free
-    return np.array([*sideways, vertical(goal - height, pace)])
+    free = smoothstep(height - goal, -SLACK, -0.3 * SLACK)
+    sideways = saturate(GAIN * error[:2] / TRANSLATION_M, SIDEWAYS) * free
+    return np.array([*sideways, vertical(goal - height)])
 
 
-def vertical(error: float, pace: Pace = PACE) -> float:
+def vertical(error: float) -> float:
     """Vertical action towards a height ``error`` metres above."""
-    wanted = pace.gain * error / TRANSLATION_M
-    limit = pace.up if wanted > 0 else pace.down
+    wanted = GAIN * error / TRANSLATION_M
+    limit = UPWARDS if wanted > 0 else DOWNWARDS
     return limit * float(np.tanh(wanted / limit))
 
 
-def straight(error: np.ndarray, speed: float, pace: Pace = PACE) -> np.ndarray:
+def straight(error: np.ndarray, speed: float) -> np.ndarray:
     """Translation action [3] along a straight line."""
-    return saturate(pace.gain * error / TRANSLATION_M, speed)
+    return saturate(GAIN * error / TRANSLATION_M, speed)
 
 
 def facing_down(yaw: float) -> np.ndarray:
@@ -84,15 +70,15 @@ def rotation_error(hand: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return axis * (0.5 if sine < 1e-9 else 0.5 * angle / sine)
 
 
-def turning(hand: np.ndarray, wanted: np.ndarray, pace: Pace = PACE) -> np.ndarray:
+def turning(hand: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Rotation action [3]; nothing at all for small errors.
 
     The controller starts over from the present rotation at every command that is not zero, and a small one
     does not overcome the wrist's friction: it would only hold the arm back.
     """
     error = rotation_error(hand, wanted)
-    worth = smoothstep(float(np.linalg.norm(error)), *pace.upright)
-    return saturate(pace.gain * worth * error / ROTATION_RAD, pace.turn)
+    worth = smoothstep(float(np.linalg.norm(error)), *UPRIGHT)
+    return saturate(GAIN * worth * error / ROTATION_RAD, TURN)
 
 
 def pack(translation: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:

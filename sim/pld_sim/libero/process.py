@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pld_core import registry
-from pld_core.errors import ConfigError, ContractError
+from pld_core.errors import ConfigError, ContractError, EpisodeLostError
 from pld_core.link.codec import decode, encode
 from pld_sim.libero.suites import Order
 
@@ -22,10 +22,6 @@ START_TIMEOUT_S = 300.0  # the first start on a machine compiles the controller
 ANSWER_TIMEOUT_S = 120.0
 CLOSE_TIMEOUT_S = 5.0
 TAIL_BYTES = 2000  # of what a dead worker said
-
-
-class WorkerGoneError(ContractError):
-    """The process of an environment ended or fell silent in the middle of an episode."""
 
 
 class WorkerProcess:
@@ -68,9 +64,11 @@ class WorkerProcess:
     def ask(self, **message: Any) -> Callable[[], dict[str, Any]]:
         """Send a request; the function that comes back waits for the answer.
 
-        Raises WorkerGoneError, here or there; ContractError for what the worker refuses; ConfigError where OpenGL
-        does not work.
+        Raises EpisodeLostError, here or there; ContractError for what the worker refuses, and where it has gone
+        before; ConfigError where OpenGL does not work.
         """
+        if self.gone:
+            raise ContractError(f"The process of {self._order.task} is gone; reset() starts another.")
         while self._unread:  # somebody was interrupted between question and answer
             self._answer(ANSWER_TIMEOUT_S)
         self._send(message)
@@ -113,7 +111,7 @@ class WorkerProcess:
             raise ContractError(answer["refused"])
         return answer
 
-    def _gone(self, how: str = "") -> WorkerGoneError:
+    def _gone(self, how: str = "") -> EpisodeLostError:
         deadline = time.monotonic() + 1.0
         while not how and self._process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -121,7 +119,7 @@ class WorkerProcess:
         self._process.kill()
         tail = self._tail()
         self.close()
-        return WorkerGoneError(
+        return EpisodeLostError(
             f"The process of {self._order.task} {how}; the episode is void, the next reset starts another. "
             f"Out of memory (2 GB each)? Its last words: {tail or '(none)'}"
         )

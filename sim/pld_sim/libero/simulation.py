@@ -2,8 +2,8 @@
 
 The package's own ``step`` evaluates the dynamics three times per physics step, updates some forty observables
 in each, and renders both cameras whether or not anybody looks. Here the dynamics are evaluated once and only
-what is read is observed; ``tests/contract/test_libero_package.py`` holds every value, pixel and verdict equal to the
-package's to the last bit.
+what is read is observed; ``tests/contract/test_libero_environment.py`` holds values, pixels and verdicts equal to
+the package's to the last bit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pld_sim.libero.pictures import Pictures, refuse_blank
 from pld_sim.libero.suites import RENDERED, Order
 
 SETTLE_TICKS = 10  # no-ops before the policy acts, as in the evaluation that OpenVLA and openpi share
-OPEN = -1.0  # the package's gripper command; 1 closes. PLD has it the other way round
 VISIBLE_STATE = ("body_pos", "body_quat", "site_rgba")  # of the model: what resets and switches change
 
 
@@ -53,7 +52,7 @@ class Simulation:
 
     def description(self) -> dict[str, Any]:
         arm, fingers = self._robot.robot_joints, self._robot.gripper_joints
-        return {"instruction": self._instruction, "joints": [*arm, *fingers], "states": len(self._states)}
+        return {"instruction": self._instruction, "joints": [*arm, *fingers]}
 
     def reset(self, seed: int, images: bool, simplified: bool) -> dict[str, Any]:
         """Official start state ``seed`` modulo their number; what it leaves open depends on the seed alone.
