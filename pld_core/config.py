@@ -130,7 +130,7 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Success rates of base, specialist and distilled VLA on seeds never used in training."""
+    """Success rates of base, specialist and distilled VLA on seeds never used in training (LIBERO: docs/libero.md)."""
 
     episodes: int = 100
     drift_states: int = 200  # states of these episodes at which the policies' actions are compared; 0: none
