@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pld_core import registry, system
 from pld_core.cli.common import take_flag, take_option
@@ -152,11 +152,13 @@ def run_libero_speed(args: Sequence[str]) -> int:
     return 0
 
 
-def run_libero(args: Sequence[str]) -> int:
+def run_libero(args: Sequence[str]) -> NoReturn:
     """``pld bench libero``: hours of runs that show themselves; the program's own flags and exit status."""
     if not {"-h", "--help"} & set(args):
         _require_libero()
-    return subprocess.run([sys.executable, str(benchmarks_folder() / "libero_study.py"), *args], check=False).returncode
+    program = str(benchmarks_folder() / "libero_study.py")
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, program, *args])  # a child would outlive this process if it is killed
 
 
 def _require_libero() -> None:

@@ -289,6 +289,15 @@ def test_bench_libero_speed_hands_its_arguments_on(benchmarks, capsys):
     assert cli.main(["bench", "libero-speed", "--fast"]) == cli.EXIT_ERROR
 
 
+def test_bench_libero_becomes_its_program_which_a_kill_then_ends(benchmarks, monkeypatch):
+    became = []
+    monkeypatch.setattr(bench, "_require_libero", lambda: None)
+    monkeypatch.setattr(bench.os, "execv", lambda *command: became.append(command))
+    bench.run(["libero", "--tasks", "3"])
+    program = str(benchmarks.folder / "libero_study.py")
+    assert became == [(sys.executable, [sys.executable, program, "--tasks", "3"])]
+
+
 def test_bench_needs_a_checkout(benchmarks):
     (benchmarks.folder / "env_speed.py").unlink()
     with pytest.raises(StageError, match="missing from this checkout"):
