@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ pytest.importorskip("libero", reason="needs the extra 'libero'")
 
 from environment_contract import EnvironmentContract, same
 
+from pld_core.cli.bench import benchmarks_folder
 from pld_core.errors import ContractError
 from pld_core.interfaces import ConcurrentEnvironment
 from pld_core.rewards import binary
@@ -287,3 +289,11 @@ def test_a_lost_process_voids_its_episode_and_no_other(pair):
         ticks = len(a) if a.voided else len(b)
         assert np.array_equal(a.proprio[:ticks], b.proprio[:ticks])
         assert np.array_equal(a.images["wrist"][:ticks], b.images["wrist"][:ticks])
+
+
+@pytest.mark.slow
+def test_the_speed_is_measured_by_its_benchmark():
+    """``pld bench libero-speed`` measures each part in a process of its own."""
+    command = [sys.executable, str(benchmarks_folder() / "libero_speed.py"), "--quick", "--part", "training"]
+    line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    assert json.loads(line)["steps_per_s"] > 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,9 +12,9 @@ import pytest
 
 pytest.importorskip("libero.libero", reason="the extra 'libero' is not installed")
 
+from pld_core.cli.bench import benchmarks_folder
 from pld_core.errors import ContractError
-from pld_core.stages.demonstrate import BurstNoise
-from pld_core.vla.frames import push_scale
+from pld_core.stages.demonstrate import BurstNoise, demonstration
 from pld_sim.libero import LiberoEnvironment, make_environments
 
 TASKS = ("libero_object/0", "libero_spatial/0")
@@ -25,27 +28,19 @@ def environment(request: pytest.FixtureRequest) -> Iterator[LiberoEnvironment]:
     made.close()
 
 
-def run(
-    environment: LiberoEnvironment, seed: int, noise: BurstNoise | None = None, shut: int = 0
-) -> tuple[bool, np.ndarray, np.ndarray]:
+def run(environment: LiberoEnvironment, seed: int, shut: int = 0) -> tuple[bool, np.ndarray, np.ndarray]:
     """Success, tool positions [T, 3] in cm and labels [T, 5], both before each action; fingers shut for some ticks."""
-    rng, scale = np.random.default_rng(seed), push_scale(environment.action_spec)
     step, oracle = environment.reset(seed), environment.oracle()
     oracle.reset()
-    tools, labels, burst, left = [], [], np.zeros(7, np.float32), 0
+    tools, labels = [], []
     while not step.last:
         tools.append(100.0 * step.observation.proprio[:3])
         labels.append(environment.grounding())
         action = oracle.act()
         assert action.dtype == np.float32
         assert action.shape == (7,)
-        if noise is not None and left == 0 and rng.random() < noise.probability:
-            left = 1 + rng.poisson(noise.ticks - 1)
-            burst = (scale * rng.normal(0.0, noise.scale, 7)).astype(np.float32)
-            burst[6] = 0.0
         action[6] = -1.0 if len(tools) <= shut else action[6]
-        step = environment.step(np.clip(action + burst, -1, 1) if left else action)
-        left = max(0, left - 1)
+        step = environment.step(action)
     return step.success, np.stack(tools), np.stack(labels)
 
 
@@ -81,7 +76,7 @@ def test_moving_along_the_label_shortens_it(environment: LiberoEnvironment) -> N
 
 @pytest.mark.slow
 def test_recovers_from_bursts_of_random_actions(environment: LiberoEnvironment) -> None:
-    assert any(run(environment, seed, BurstNoise())[0] for seed in (1, 2))
+    assert any(demonstration(environment, seed, BurstNoise()).success for seed in (1, 2))
 
 
 @pytest.mark.parametrize("task", ["libero_goal/0", "libero_goal/3", "libero_goal/7"])
@@ -106,3 +101,12 @@ def test_a_goal_without_a_skill_is_refused_and_the_environment_lives_on() -> Non
         environment.step(environment.hold_action())
     finally:
         environment.close()
+
+
+@pytest.mark.slow
+def test_the_experts_are_measured_by_their_benchmark() -> None:
+    program = str(benchmarks_folder() / "libero_oracles.py")
+    command = [sys.executable, program, "libero_object/0", "--states", "1", "--json"]
+    line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    (found,) = json.loads(line)["results"]
+    assert (found["successes"], found["states"], found["failed"]) == (1, 1, [])
