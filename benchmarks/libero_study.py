@@ -25,7 +25,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,8 @@ from typing import Any
 
 import yaml
 from learning_curves import curve, draw, table
-from results_table import cell
+from libero_tables import markdown
+from results_table import cell, first
 from variants import share, variant
 
 from pld_core import bring
@@ -47,7 +48,6 @@ from pld_core.stages.evaluate import evaluate
 from pld_core.stages.runner import LocalRunner
 from pld_core.stages.seeds import test_seeds
 from pld_core.stages.workspace import base_checkpoint
-from pld_core.statistics import SuccessRate
 from pld_core.storage import write_json
 from pld_core.vla.compact_vla import CompactVLA
 from pld_sim.libero.suites import SUITES, parse
@@ -225,7 +225,7 @@ class Study:
         sizes = (int(path.stem.removeprefix(f"{task}-").removesuffix(f"-{replanned}")) for path in stored)
         size = min((size for size in sizes if size >= episodes), default=None)
         found = _json(self._evaluations(version) / f"{task}-{size}-{replanned}.json")
-        return found if found is None or size == episodes else _first(found, episodes)
+        return found if found is None or size == episodes else first(found, episodes)
 
     # -- tables ----------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Study:
         rows = {"specialists": self._specialist_rows(), "suite": self._suite_rows(), "curves": self._curves()}
         found = {**rows, "failures": dict(self.failures)}
         write_json(self.out / "libero.json", found)
-        (self.out / "libero.md").write_text("\n".join(_markdown(found)) + "\n")
+        (self.out / "libero.md").write_text("\n".join(markdown(found)) + "\n")
         return found
 
     def _specialist_rows(self) -> list[dict[str, Any]]:
@@ -298,49 +298,8 @@ def _json(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _first(whole: Mapping[str, Any], episodes: int) -> dict[str, Any]:
-    """An evaluation's first so many episodes, whose lengths nobody has kept."""
-    outcomes = whole["outcomes"][:episodes]
-    return {**SuccessRate(sum(outcomes), len(outcomes)).to_dict(), "outcomes": outcomes, "mean_success_length": None}
-
-
 def _slug(task: str) -> str:
     return task.replace("/", "-")
-
-
-def _markdown(found: Mapping[str, Any]) -> Iterator[str]:
-    if found["specialists"]:
-        yield "| task | seed | base | specialist | VLA* of the task | steps | minutes |\n|---|---|---|---|---|---|---|"
-        for row in found["specialists"]:
-            policies = " | ".join(cell(row[name]) for name in ("base", "specialist", "distilled"))
-            yield f"| {row['task']} | {row['seed']} | {policies} | {row['env_steps']:,} | {row['minutes']:.1f} |"
-        yield ""
-    rows = found["suite"]
-    if rows:
-        policies = list(dict.fromkeys(row["policy"] for row in rows))
-        yield f"| task | trained | {' | '.join(policies)} |\n|---|---|{'---|' * len(policies)}"
-        for task in dict.fromkeys(row["task"] for row in rows):
-            of_task = {row["policy"]: row for row in rows if row["task"] == task}
-            seen = "yes" if next(iter(of_task.values()))["seen"] else "no"
-            yield f"| {task} | {seen} | {' | '.join(cell(of_task.get(name)) for name in policies)} |"
-        for seen, label in ((True, "all trained"), (False, "all others")):
-            yield f"| {label} | | {' | '.join(_mean(rows, name, seen) for name in policies)} |"
-        yield ""
-    for task, curves in found["curves"].items():
-        yield f"{task}: success at the end of {curves['budget']:,} steps, best, steps to 95 % (one number per seed)\n"
-        yield "| method | at the end | best | steps to 95 % |\n|---|---|---|---|"
-        for name, row in curves["methods"].items():
-            yield f"| {name} | {row['final']} | {row['best']} | {row['steps_to_95']} |"
-        yield ""
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], policy: str, seen: bool) -> str:
-    """Pooled over tasks, with the interval of the pooled count; only where no task of the group is missing."""
-    group = {row["task"] for row in rows if row["seen"] == seen}
-    chosen = [row for row in rows if row["policy"] == policy and row["task"] in group]
-    if not chosen or len(chosen) < len(group):
-        return "-"
-    return str(SuccessRate(sum(row["successes"] for row in chosen), sum(row["episodes"] for row in chosen)))
 
 
 def _parsed_settings(given: Sequence[str]) -> dict[str, Any]:

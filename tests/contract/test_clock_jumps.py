@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from real_arm_tools import IdealArm, forward, made_of, state
 from sim_driver_tools import EPOCH_NS, HandTime
-from test_real_arm import IdealArm, forward, made_of, state
 
 from pld_core.stations import CameraConfig
 from pld_core.types import RobotState

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_arm_tools import CENTRE, PERIOD_S, IdealArm, made_of
 from sim_driver_tools import HandTime
-from test_real_arm import CENTRE, PERIOD_S, IdealArm, made_of
 
 from pld_core.control import rotations
 from pld_ros.drivers.arm import Pose, Reading

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from real_arm_tools import CENTRE, PERIOD_S, STATION, IdealArm
 from sim_driver_tools import HandTime
-from test_real_arm import CENTRE, PERIOD_S, STATION, IdealArm
 
 from pld_ros.drivers.real_arm import RealArm
 

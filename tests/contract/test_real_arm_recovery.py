@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from real_arm_tools import CENTRE, IdealArm, forward, made_of, state
 from robot_driver_contract import GENTLE
 from sim_driver_tools import HandTime
-from test_real_arm import CENTRE, IdealArm, forward, made_of, state
 
 from pld_core.errors import RobotError
 from pld_ros.drivers.real_arm import RealArm

@@ -19,7 +19,7 @@ def make_environments(
 
     image_size: pixels per side of both cameras; up to 128 the mean over blocks of the official 128, 256 is
     rendered as such. image_every: see ``LiberoEnvironment``. reflections: draw mirror images on shiny tables,
-    as official pictures have them; without, spatial tasks render twice as fast and pixels differ by 1.0 of 255 on
+    as official pictures have them; without, spatial tasks render twice as fast and pixels differ by 0.9 of 255 on
     average. Raises ConfigError where the extra is not installed.
     """
     suite, index = parse(task)
